@@ -1,0 +1,236 @@
+/**
+ * ElasticDrive: a disk in a bucket.
+ *
+ *   command line → config.ini → listen → bucket → volume → NBD server → drain
+ *
+ * The stack is composed here and nowhere else. Exit codes: 0 clean, 2 configuration or start-up refused, 3 fenced by
+ * another writer, 4 stopped with data not stored.
+ */
+import { dirname } from "node:path";
+import { parseArgs } from "@std/cli/parse-args";
+import manifest from "./deno.json" with { type: "json" };
+import type { Bucket } from "./src/bucket/bucket.ts";
+import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
+import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
+import { systemChance, systemClock } from "./src/clock.ts";
+import { defaultSettings, describe, findConfig, parseConfig, type Settings } from "./src/config.ts";
+import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
+import { LocalHost } from "./src/host.ts";
+import { BLOCK_BYTES } from "./src/limits.ts";
+import { type Logger, stderrLogger } from "./src/logger.ts";
+import { memoryBytesMax } from "./src/memory.ts";
+import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
+import { DrainProgress, showBytes } from "./src/progress.ts";
+import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
+
+const EXIT_CLEAN = 0;
+const EXIT_REFUSED = 2;
+const EXIT_FENCED = 3;
+const EXIT_NOT_STORED = 4;
+
+const HELP = `ElasticDrive ${manifest.version}: a disk in an S3 bucket, served over NBD
+
+usage: elasticdrive [-c FILE] [--takeover]     serve the drive
+       elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
+
+  -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
+                      or, if there is none, a 1 GiB drive in ./elasticdrive-data
+  --takeover          fence a writer that seems to be alive: it can store nothing more
+  -h, --help          this text
+  -V, --version       the version
+
+Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
+Exit codes: 0 clean, 2 configuration or start-up refused, 3 fenced by another writer, 4 stopped with
+data not stored.`;
+
+interface CommandLine {
+  command: "serve" | "check-config" | "help" | "version";
+  config?: string;
+  takeover: boolean;
+}
+
+function readCommandLine(args: string[]): CommandLine {
+  const refuse = (argument: string) => {
+    throw new UsageError(`unknown argument "${argument}"; see elasticdrive --help`);
+  };
+  const found = parseArgs(args, {
+    string: ["config"],
+    boolean: ["help", "version", "takeover"],
+    alias: { c: "config", h: "help", V: "version" },
+    unknown: (argument: string, option?: string) => option !== undefined && refuse(argument),
+  });
+  const words = found._.map(String);
+  const unknown = words.find((word, at) => at > 0 || word !== "check-config");
+  if (unknown !== undefined) refuse(unknown);
+  if (found.config === "" || Array.isArray(found.config)) {
+    throw new UsageError("-c takes the name of one configuration file");
+  }
+  return {
+    command: found.help
+      ? "help"
+      : found.version
+      ? "version"
+      : words[0] === "check-config"
+      ? "check-config"
+      : "serve",
+    config: found.config,
+    takeover: found.takeover,
+  };
+}
+
+interface LoadedSettings {
+  settings: Settings;
+  /** What the user should know of the file itself. */
+  warning?: string;
+}
+
+function loadSettings(config?: string): LoadedSettings {
+  // run from source, the program is where its source is, and not where deno is
+  const programDir = Deno.build.standalone ? dirname(Deno.execPath()) : import.meta.dirname!;
+  const file = findConfig(config, programDir, Deno.cwd());
+  if (file) return { settings: parseConfig(file.text, file.path), warning: file.warning };
+  const settings = defaultSettings(Deno.cwd());
+  return { settings, warning: "no config.ini found: using the built-in trial configuration" };
+}
+
+async function openBucket(settings: Settings, logger: Logger): Promise<RetryingBucket> {
+  const around = { clock: systemClock, chance: systemChance, logger };
+  const { bucket, prefix } = settings;
+  if (bucket.kind === "directory") {
+    return await RetryingBucket.open(
+      `file:${bucket.path}`,
+      () => DirectoryBucket.open(bucket.path, around),
+      around,
+    );
+  }
+  // the AWS client takes a quarter of a second to load: only who needs it waits for it
+  const { S3Bucket } = await import("./src/bucket/s3_bucket.ts");
+  const options = { ...settings, bucket: bucket.name };
+  return await RetryingBucket.open(
+    `s3://${bucket.name}/${prefix}`,
+    (signal): Promise<Bucket> => S3Bucket.open(options, around, signal),
+    around,
+  );
+}
+
+async function listen(settings: Settings): Promise<Deno.Listener[]> {
+  const listeners: Deno.Listener[] = [];
+  if (settings.listen !== undefined) listeners.push(listenTcp(settings.listen, settings.port));
+  if (settings.socket !== undefined) listeners.push(await listenUnix(settings.socket));
+  return listeners;
+}
+
+/** The command that attaches the drive to the kernel. */
+function attachCommand(listener: Deno.Listener): string {
+  const address = listener.addr;
+  const where = "hostname" in address
+    ? `${address.hostname} ${address.port}`
+    : `-unix ${(address as Deno.UnixAddr).path}`;
+  return `nbd-client -b ${BLOCK_BYTES} ${where} /dev/nbd0`;
+}
+
+function showAddress(listener: Deno.Listener): string {
+  const address = listener.addr;
+  return "hostname" in address
+    ? `${address.hostname}:${address.port}`
+    : (address as Deno.UnixAddr).path;
+}
+
+async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
+  const options: VolumeOptions = { ...settings, takeover };
+  // first of all the address: if it is taken nothing else is touched
+  const listeners = await listen(settings);
+  const host = new LocalHost(systemClock, logger);
+  const ended = Promise.withResolvers<number>();
+  const bucket = await openBucket(settings, logger);
+  const volume = await Volume.open(options, {
+    bucket,
+    clock: systemClock,
+    chance: systemChance,
+    logger,
+    host,
+    onFailure: (error) => {
+      logger.error(error.message);
+      ended.resolve(error instanceof FencedError ? EXIT_FENCED : EXIT_NOT_STORED);
+    },
+  });
+  bucket.startServing();
+  const server = new NbdServer(volume, {
+    exportName: "elasticdrive",
+    description: `ElasticDrive ${bucket.name}`,
+    clock: systemClock,
+    logger,
+  });
+  for (const listener of listeners) server.serve(listener);
+  const memory = memoryBytesMax(options, volume.info);
+  logger.info(
+    `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
+      `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
+      `${bucket.name}, epoch ${volume.epoch}; next, as root: ${attachCommand(listeners[0])}`,
+  );
+  drainOnSignal(server, volume, logger).then(ended.resolve);
+  const code = await ended.promise;
+  const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
+  logger.info(
+    `${puts} PUT, ${gets} GET, ${lists} LIST, ${deletes} DELETE, ${retries} tried again; ` +
+      `${bytesUp} bytes up, ${bytesDown} down`,
+  );
+  bucket.close();
+  host.close();
+  return code;
+}
+
+/** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
+async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger): Promise<number> {
+  const signals = ["SIGTERM", "SIGINT"] as const;
+  const next = () =>
+    new Promise<void>((resolve) => {
+      const listener = () => {
+        for (const signal of signals) Deno.removeSignalListener(signal, listener);
+        resolve();
+      };
+      for (const signal of signals) Deno.addSignalListener(signal, listener);
+    });
+  await next();
+  const progress = new DrainProgress(systemClock, logger, Deno.stderr.isTerminal());
+  const drained = (async () => {
+    await server.close();
+    await volume.close((unstoredBytes) => progress.show(unstoredBytes));
+    progress.end("everything is stored");
+    return EXIT_CLEAN;
+  })();
+  const givenUp = next().then(() => {
+    progress.end(`given up: ${volume.unstoredBytes} bytes were not stored`);
+    return EXIT_NOT_STORED;
+  });
+  return await Promise.race([drained, givenUp]).catch((error) => {
+    if (error instanceof FencedError) return EXIT_FENCED;
+    logger.error(`${volume.unstoredBytes} bytes were not stored: ${messageOf(error)}`);
+    return EXIT_NOT_STORED;
+  });
+}
+
+async function main(args: string[]): Promise<number> {
+  // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
+  if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
+  const { command, config, takeover } = readCommandLine(args);
+  const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
+  if (command === "help") return print(HELP), EXIT_CLEAN;
+  if (command === "version") return print(`elasticdrive ${manifest.version}`), EXIT_CLEAN;
+  const { settings, warning } = loadSettings(config);
+  const logger = stderrLogger(settings.debug);
+  if (warning) logger.warn(warning);
+  if (command === "check-config") return print(describe(settings).join("\n")), EXIT_CLEAN;
+  return await serve(settings, takeover, logger);
+}
+
+try {
+  Deno.exit(await main(Deno.args));
+} catch (error) {
+  const isRefusal = error instanceof UsageError || error instanceof DamageError;
+  const logger = stderrLogger(false);
+  // a configuration with several mistakes has a line for each
+  for (const line of messageOf(error).split("\n")) logger.error(line);
+  if (!isRefusal) logger.error(`this should not happen: ${(error as Error)?.stack}`);
+  Deno.exit(EXIT_REFUSED);
+}

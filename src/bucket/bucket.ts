@@ -1,0 +1,67 @@
+/**
+ * Objects under keys: all that src/volume knows of S3, or of a directory that behaves like it.
+ *
+ * Every implementation promises:
+ *  - `put` is atomic: a reader sees the old object, the new one, or none, never a part;
+ *  - an acknowledged `put` survives the loss of power;
+ *  - `ifAbsent` and `ifMatch` are decided atomically against every other writer of the bucket;
+ *  - after a `put` or `delete` is acknowledged, every `get` and `list` sees it (S3 has been strongly
+ *    consistent since December 2020).
+ *
+ * Failures are `UnavailableError` (nothing is known: the request may have been applied, or may yet be)
+ * or `UsageError`. "No such key" and "the condition did not hold" are answers, not failures.
+ */
+
+/** A part of an object, in bytes. */
+export interface ByteRange {
+  offset: number;
+  length: number;
+}
+
+/** What a `get` found. */
+export interface FoundObject {
+  /** The bytes asked for; fewer than the range's length when the object ends before. */
+  bytes: Uint8Array;
+  /** Size of the whole object, in bytes. */
+  size: number;
+  /** Identifies this version of the object, for `ifMatch`. */
+  etag: string;
+}
+
+/** When a `put` may take place: only if there is no such key, or only over the version named. */
+export type PutCondition = { ifAbsent: true } | { ifMatch: string };
+
+/** What a `put` came to: stored, or refused by its condition. */
+export type PutResult = { stored: true; etag: string } | { stored: false };
+
+export interface ListedObject {
+  key: string;
+  /** In bytes. */
+  size: number;
+}
+
+export interface Bucket {
+  /** For messages: `s3://bucket/prefix` or `file:/path`. */
+  readonly name: string;
+  /**
+   * Reads an object, or a part of it. Returns null if there is no such key. A range that begins at
+   * or behind the object's end gives zero bytes.
+   */
+  get(key: string, range?: ByteRange, signal?: AbortSignal): Promise<FoundObject | null>;
+  /** Stores an object, whole. `bytes` must not change until the promise settles. */
+  put(
+    key: string,
+    bytes: Uint8Array,
+    condition?: PutCondition,
+    signal?: AbortSignal,
+  ): Promise<PutResult>;
+  /** Removes objects; a key that is not there is no error. At most 1,000 keys. */
+  delete(keys: string[], signal?: AbortSignal): Promise<void>;
+  /**
+   * One page of the keys that begin with `prefix` and sort behind `startAfter` (both relative to
+   * the bucket's own prefix), in byte order, at most 1,000. An empty page is the end.
+   */
+  list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<ListedObject[]>;
+  /** Gives back connections and handles. */
+  close(): void;
+}

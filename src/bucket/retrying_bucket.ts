@@ -1,0 +1,114 @@
+/**
+ * A bucket that answers: it wraps another one and makes each request until it succeeds (retries.ts says how
+ * long and how often), and counts what was asked and moved.
+ *
+ * One thing it can't hide: when a try's answer was lost, the try may have taken effect. A `get`, `list`,
+ * `delete` or plain `put` made again does no harm. A put with a condition made again then says
+ * `{ stored: false }`, because its own first try is there. That is passed on as it is: only the caller can
+ * read in the object whose it is (DESIGN.md, section 6).
+ */
+import { TRY_BYTES_UNKNOWN } from "../limits.ts";
+import type {
+  Bucket,
+  ByteRange,
+  FoundObject,
+  ListedObject,
+  PutCondition,
+  PutResult,
+} from "./bucket.ts";
+import { Retries, type RetryOptions } from "./retries.ts";
+
+/** Requests answered, by kind, and bytes of objects moved; `retries` are the tries that came on top. */
+export interface BucketStats {
+  puts: number;
+  gets: number;
+  lists: number;
+  deletes: number;
+  bytesUp: number;
+  bytesDown: number;
+  retries: number;
+}
+
+export class RetryingBucket implements Bucket {
+  readonly name: string;
+  readonly #inner: Bucket;
+  readonly #retries: Retries;
+  readonly #counts = { puts: 0, gets: 0, lists: 0, deletes: 0, bytesUp: 0, bytesDown: 0 };
+
+  constructor(inner: Bucket, options: RetryOptions, retries = new Retries(inner.name, options)) {
+    this.name = inner.name;
+    this.#inner = inner;
+    this.#retries = retries;
+  }
+
+  /**
+   * Opens a bucket by `open`, with the same patience as every request of a starting program has. `name` is
+   * for messages. Throws `UsageError`.
+   */
+  static async open(
+    name: string,
+    open: (signal: AbortSignal) => Promise<Bucket>,
+    options: RetryOptions,
+  ): Promise<RetryingBucket> {
+    const retries = new Retries(name, options);
+    const inner = await retries.run({ what: "opening the bucket", bytes: 0 }, open);
+    return new RetryingBucket(inner, options, retries);
+  }
+
+  /** The start is over: from now on every request is made until it is answered, or `close`. */
+  startServing(): void {
+    this.#retries.startServing();
+  }
+
+  get stats(): BucketStats {
+    return { ...this.#counts, retries: this.#retries.count };
+  }
+
+  async get(key: string, range?: ByteRange, signal?: AbortSignal): Promise<FoundObject | null> {
+    const request = { what: `read ${key}`, bytes: range?.length ?? TRY_BYTES_UNKNOWN };
+    const found = await this.#retries.run(request, (s) => this.#inner.get(key, range, s), signal);
+    this.#counts.gets++;
+    this.#counts.bytesDown += found?.bytes.length ?? 0;
+    return found;
+  }
+
+  async put(
+    key: string,
+    bytes: Uint8Array,
+    condition?: PutCondition,
+    signal?: AbortSignal,
+  ): Promise<PutResult> {
+    const request = { what: `write ${key}`, bytes: bytes.length };
+    const result = await this.#retries.run(
+      request,
+      (s) => this.#inner.put(key, bytes, condition, s),
+      signal,
+    );
+    this.#counts.puts++;
+    this.#counts.bytesUp += bytes.length;
+    return result;
+  }
+
+  async delete(keys: string[], signal?: AbortSignal): Promise<void> {
+    const request = { what: `delete ${keys.length} objects`, bytes: 0 };
+    await this.#retries.run(request, (s) => this.#inner.delete(keys, s), signal);
+    this.#counts.deletes++;
+  }
+
+  async list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<ListedObject[]> {
+    const request = { what: `list ${prefix}*`, bytes: 0 };
+    const page = await this.#retries.run(
+      request,
+      (s) => this.#inner.list(prefix, startAfter, s),
+      signal,
+    );
+    this.#counts.lists++;
+    return page;
+  }
+
+  /** Requests that wait reject with `UnavailableError`. */
+  close(): void {
+    this.#retries.close();
+    this.#inner.close();
+  }
+}

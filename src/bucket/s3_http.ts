@@ -1,0 +1,91 @@
+/**
+ * How the SDK's requests go over the wire: by `fetch`, on a pool of connections of this bucket's own.
+ *
+ * Not by the SDK's NodeHttpHandler, because node:http in Deno 2.7 does not bear faults: a body that is cut off is
+ * never reported to its reader but rejects a promise that nobody holds, which ends the program; destroying a
+ * body does the same; `destroy` of an Agent leaves its connections open; and whatever fails in TLS is called
+ * "connection error". `fetch` reports each of these (tests/s3/s3_faults_test.ts). Not by the SDK's FetchHttpHandler,
+ * because it follows redirects, which are signed for another host, and has no pool to close.
+ */
+import { S3_IDLE_SOCKETS_MAX } from "../limits.ts";
+
+/** The parts that are used here of what the SDK hands over. */
+interface SdkRequest {
+  method: string;
+  protocol: string;
+  hostname: string;
+  port?: number;
+  path: string;
+  query?: Record<string, string | string[] | null>;
+  headers: Record<string, string>;
+  body?: unknown;
+}
+
+interface SdkResponse {
+  statusCode: number;
+  reason: string;
+  headers: Record<string, string>;
+  body: ReadableStream<Uint8Array>;
+}
+
+export class FetchHandler {
+  readonly metadata = { handlerProtocol: "http/1.1" };
+  readonly #pool = Deno.createHttpClient({
+    poolMaxIdlePerHost: S3_IDLE_SOCKETS_MAX,
+    // One connection a request under way: over a single one they would share its losses.
+    http2: false,
+  });
+
+  /** One request. The signal ends it at any time, its body included, and closes its connection. */
+  async handle(
+    request: SdkRequest,
+    { abortSignal }: { abortSignal?: unknown } = {},
+  ): Promise<{ response: SdkResponse }> {
+    const { protocol, hostname, port, path, method } = request;
+    const url = `${protocol}//${hostname}${port ? `:${port}` : ""}${path}${queryOf(request)}`;
+    const response = await fetch(url, {
+      method,
+      // Without it `fetch` offers gzip, and what it unpacks has another length than was announced.
+      headers: { ...request.headers, "accept-encoding": "identity" },
+      body: method === "GET" || method === "HEAD" ? undefined : request.body as BodyInit,
+      redirect: "manual",
+      signal: abortSignal as AbortSignal | undefined,
+      client: this.#pool,
+    });
+    return {
+      response: {
+        statusCode: response.status,
+        reason: response.statusText,
+        headers: Object.fromEntries(response.headers),
+        body: response.body ?? new Blob([]).stream(),
+      },
+    };
+  }
+
+  /** Closes the connections. */
+  destroy(): void {
+    this.#pool.close();
+  }
+
+  /** Of the SDK's interface, for settings that this handler has none of. */
+  updateHttpClientConfig(): void {}
+  httpHandlerConfigs(): Record<string, never> {
+    return {};
+  }
+}
+
+function queryOf({ query = {} }: SdkRequest): string {
+  const pairs: string[] = [];
+  for (const [name, value] of Object.entries(query)) {
+    for (const one of Array.isArray(value) ? value : [value]) {
+      pairs.push(one === null ? encode(name) : `${encode(name)}=${encode(one)}`);
+    }
+  }
+  return pairs.length > 0 ? `?${pairs.join("&")}` : "";
+}
+
+/** As the signature has it (RFC 3986; SigV4, "URI encode"). */
+function encode(text: string): string {
+  return encodeURIComponent(text)
+    .replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+}

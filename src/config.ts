@@ -1,0 +1,335 @@
+/**
+ * The configuration: finds config.ini, reads it, checks it and says what came out.
+ *
+ * The file is read here, line by line, rather than by an INI library, because every mistake must name
+ * its line: `[section]`, `key = value`, and lines that begin with `#` or `;` for comments. There are no
+ * comments behind a value (a secret may contain `#`) and quotes are part of the value. All mistakes of
+ * a file are reported together, in one `UsageError` with a line of text for each; no message contains a
+ * secret. A file of the original program is accepted as it is.
+ */
+
+import { dirname, join, resolve } from "node:path";
+import { messageOf, UsageError } from "./errors.ts";
+import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
+import { type Section, SECTIONS, showSize } from "./config_keys.ts";
+import { BLOCK_BYTES, STRIPE_BYTES_DEFAULT, TIB, VOLUME_BYTES_DEFAULT } from "./limits.ts";
+
+/** The resolved configuration: every default applied, every path absolute. */
+export interface Settings extends Omit<Values, "listen" | "ioTimeoutMs"> {
+  /** "", or what every key begins with, ending in "/". */
+  readonly prefix: string;
+  readonly pathStyle: boolean;
+  /** Where TCP connections are taken, at `port`; undefined when only `socket` is served. */
+  readonly listen: string | undefined;
+  /** Undefined: requests wait for the bucket for ever. */
+  readonly ioTimeoutMs: number | undefined;
+  /** The file all this was read from; undefined for the built-in configuration. */
+  readonly file?: string;
+  /** The line of the file that each key was given in; the other keys have their defaults. */
+  readonly lines: Readonly<Partial<Record<Field, number>>>;
+}
+
+/** Keys that mean nothing to a directory. The AWS keys do neither, but stay in a file switched to `file:` for a trial. */
+const S3_ONLY: readonly Field[] = ["endpoint", "region", "pathStyle", "storageClass"];
+/** What sockaddr_un has room for before its zero. */
+const SOCKET_PATH_BYTES_MAX = 107;
+
+/** The values of a file and where they stand; a key whose value is not allowed has a line but no value. */
+interface Found {
+  readonly values: { -readonly [F in Field]?: Given[F] };
+  readonly lines: Partial<Record<Field, number>>;
+}
+
+/** Collects what is wrong with a file, so that all of it is said at once. */
+class Mistakes {
+  readonly #fileName: string;
+  readonly #list: { line: number; message: string }[] = [];
+
+  constructor(fileName: string) {
+    this.#fileName = fileName;
+  }
+
+  /** Line 0 is the file as a whole. */
+  add(line: number | undefined, message: string): void {
+    this.#list.push({ line: line ?? 0, message });
+  }
+
+  throwIfAny(): void {
+    if (this.#list.length === 0) return;
+    const sorted = this.#list.toSorted((a, b) => a.line - b.line);
+    const place = (line: number) => line ? `${this.#fileName}:${line}` : this.#fileName;
+    throw new UsageError(sorted.map((m) => `${place(m.line)}: ${m.message}`).join("\n"));
+  }
+}
+
+/**
+ * Reads the text of a configuration file. Relative paths in it are taken from the file's folder.
+ * Throws a `UsageError` that names every mistake, one a line, with file, line, what was found and what
+ * is allowed.
+ */
+export function parseConfig(text: string, fileName: string): Settings {
+  const mistakes = new Mistakes(fileName);
+  const found = readLines(text, mistakes);
+  resolvePaths(found.values, dirname(resolve(fileName)));
+  checkTogether(found, mistakes);
+  mistakes.throwIfAny();
+  return settle(found, fileName);
+}
+
+/** What the program does without a config.ini: a 1 GiB disk in the directory `elasticdrive-data` in `dir`. */
+export function defaultSettings(dir: string): Settings {
+  const bucket = { kind: "directory", path: resolve(dir, "elasticdrive-data") } as const;
+  return settle({ values: { bucket, volumeBytes: VOLUME_BYTES_DEFAULT }, lines: {} });
+}
+
+function readLines(text: string, mistakes: Mistakes): Found {
+  const found: Found = { values: {}, lines: {} };
+  let section: Section | "unknown" | undefined;
+  const lines = text.replace(/^\uFEFF/, "").split(/\r\n|\r|\n/);
+  for (const [index, whole] of lines.entries()) {
+    const line = index + 1;
+    const content = whole.trim();
+    if (content === "" || /^[#;]/.test(content)) continue;
+
+    const header = /^\[(.*)\]$/.exec(content);
+    if (header) {
+      section = readSection(header[1].trim(), line, mistakes);
+      continue;
+    }
+    const equals = content.indexOf("=");
+    if (equals < 1) {
+      const word = /^\[?[A-Za-z_]{1,24}(?![^\s:])/.exec(content)?.[0];
+      const what = word ? `"${word} ..."` : "this";
+      mistakes.add(line, `${what} is neither [section] nor key = value nor a # comment`);
+    } else if (section !== "unknown") {
+      const name = content.slice(0, equals).trim();
+      const value = content.slice(equals + 1).trim();
+      readKey(found, section, name, value, line, mistakes);
+    }
+  }
+  return found;
+}
+
+/** Of a section nobody knows the keys are not looked at: its name is the one mistake to correct. */
+function readSection(name: string, line: number, mistakes: Mistakes): Section | "unknown" {
+  const section = SECTIONS.find((known) => known === name.toLowerCase());
+  if (section) return section;
+  mistakes.add(line, `unknown section [${cut(name)}]; ${suggest(name, SECTIONS, (s) => `[${s}]`)}`);
+  return "unknown";
+}
+
+function readKey<F extends Field>(
+  found: Found,
+  section: Section | undefined,
+  name: string,
+  value: string,
+  line: number,
+  mistakes: Mistakes,
+): void {
+  const field = FIELDS.find((f) => KEYS[f].name.toLowerCase() === name.toLowerCase()) as
+    | F
+    | undefined;
+  if (!field) {
+    const names = FIELDS.map((f) => KEYS[f]).filter((k) => !section || k.section === section);
+    const place = section ? ` in [${section}]` : "";
+    const hint = suggest(name, names.map((k) => k.name), (n) => n);
+    return mistakes.add(line, `unknown key "${cut(name)}"${place}; ${hint}`);
+  }
+  const key: Key<Given[F]> = KEYS[field];
+  const first = found.lines[field];
+  if (first) {
+    return mistakes.add(line, `${key.name} is given a second time; the first is in line ${first}`);
+  }
+  found.lines[field] = line;
+  if (key.section !== section) {
+    const place = section ? `in [${section}]` : "before any section";
+    mistakes.add(line, `${key.name} stands ${place}; it belongs in [${key.section}]`);
+  }
+  if (value === "") {
+    return mistakes.add(line, `${key.name} has no value; allowed: ${key.kind.allowed}`);
+  }
+  found.values[field] = key.kind.parse(value);
+  if (found.values[field] === undefined) {
+    const shown = key.secretExceptLast === undefined ? `"${cut(value)}"` : "what it is (not shown)";
+    mistakes.add(line, `${key.name} can't be ${shown}; allowed: ${key.kind.allowed}`);
+  }
+}
+
+function resolvePaths(values: Found["values"], folder: string): void {
+  if (values.bucket?.kind === "directory") {
+    values.bucket = { kind: "directory", path: resolve(folder, values.bucket.path) };
+  }
+  if (values.socket) values.socket = resolve(folder, values.socket);
+}
+
+/** The rules that take more than one key. A key that is wrong by itself is not held against another. */
+function checkTogether({ values, lines }: Found, mistakes: Mistakes): void {
+  const { bucket, stripeBytes, volumeBytes, cacheStripes, socket } = values;
+  if (!lines.bucket) {
+    mistakes.add(
+      0,
+      `[s3] BUCKET is missing: ${KEYS.bucket.doc}; allowed: ${KEYS.bucket.kind.allowed}`,
+    );
+  }
+  if (!lines.accessKeyId !== !lines.secretAccessKey) {
+    const [given, missing]: Field[] = lines.accessKeyId
+      ? ["accessKeyId", "secretAccessKey"]
+      : ["secretAccessKey", "accessKeyId"];
+    mistakes.add(
+      lines[given],
+      `${KEYS[given].name} is given without ${KEYS[missing].name}; allowed: both, or neither for ` +
+        KEYS[missing].absent,
+    );
+  }
+  if (bucket?.kind === "directory") {
+    for (const field of S3_ONLY.filter((f) => lines[f])) {
+      const { name } = KEYS[field];
+      mistakes.add(lines[field], `${name} means nothing to a BUCKET=file: directory; remove it`);
+    }
+  }
+  const unit = stripeBytes ?? BLOCK_BYTES;
+  if (volumeBytes && (stripeBytes || !lines.stripeBytes) && volumeBytes % unit !== 0) {
+    const below = volumeBytes - volumeBytes % unit;
+    mistakes.add(
+      lines.volumeBytes,
+      `VOLUMESIZE can't be ${volumeBytes}; allowed: a multiple of ` +
+        `${stripeBytes ? "STRIPE" : "the block"} (${unit} bytes), such as ` +
+        `${below ? `${below} or ` : ""}${below + unit}`,
+    );
+  }
+  const stripe = stripeBytes ?? STRIPE_BYTES_DEFAULT;
+  if (cacheStripes && cacheStripes * stripe >= TIB) {
+    mistakes.add(
+      lines.cacheStripes,
+      `cachesize can't be ${cacheStripes}: that many stripes of ${stripe} bytes are ` +
+        `${showSize(cacheStripes * stripe)} of memory; allowed: up to ${TIB / stripe - 1}`,
+    );
+  }
+  if (socket && new TextEncoder().encode(socket).length > SOCKET_PATH_BYTES_MAX) {
+    const allowed = `a path of at most ${SOCKET_PATH_BYTES_MAX} bytes`;
+    mistakes.add(lines.socket, `socket can't be "${socket}"; allowed: ${allowed}`);
+  }
+}
+
+/** Applies the defaults, those of the table and those that depend on another key. */
+function settle({ values: given, lines }: Found, file?: string): Settings {
+  const values = { ...tableDefaults(), ...given } as Values;
+  const { bucket } = values;
+  // A certificate for *.s3.amazonaws.com covers no bucket with a dot in its name.
+  const isDotted = bucket.kind === "s3" && bucket.name.includes(".");
+  // TCP would open the disk to every user of the machine, the socket only to its owner: so who asks for
+  // the socket gets no TCP unless a line of the file says so.
+  const isTcp = !values.socket || lines.listen || lines.port;
+  return {
+    ...values,
+    prefix: values.prefix ?? "",
+    pathStyle: values.pathStyle ?? (values.endpoint !== undefined || isDotted),
+    listen: isTcp ? values.listen : undefined,
+    ioTimeoutMs: values.ioTimeoutMs || undefined,
+    file,
+    lines,
+  };
+}
+
+function tableDefaults(): Found["values"] {
+  const withDefault = FIELDS.filter((field) => KEYS[field].default !== undefined);
+  return Object.fromEntries(
+    withDefault.map((field) => [field, KEYS[field].kind.parse(KEYS[field].default!)]),
+  );
+}
+
+/** Every setting with its value, its unit and where it comes from, a line each; secrets hidden. */
+export function describe(settings: Settings): string[] {
+  const lines = [settings.file ?? "no config.ini: the built-in configuration"];
+  for (const section of SECTIONS) {
+    lines.push(`[${section}]`);
+    for (const field of FIELDS.filter((f) => KEYS[f].section === section)) {
+      const line = settings.lines[field];
+      const assignment = `${KEYS[field].name} = ${showValue(settings, field)}`;
+      lines.push(`  ${assignment.padEnd(56)}  ${line ? `line ${line}` : "default"}`);
+    }
+  }
+  return lines;
+}
+
+function showValue<F extends Field>(settings: Settings, field: F): string {
+  const key: Key<Given[F]> = KEYS[field];
+  if (settings.listen === undefined && (field === "listen" || field === "port")) {
+    return "(none, because socket is given)";
+  }
+  const isS3Only = S3_ONLY.includes(field) || key.secretExceptLast !== undefined;
+  if (isS3Only && settings.bucket.kind === "directory") return "(not used)";
+  const value = settings[field] ?? (key.default ? key.kind.parse(key.default) : undefined);
+  if (value === undefined || value === "") return `(${key.absent})`;
+  if (key.secretExceptLast === undefined) return key.kind.show(value as Given[F]);
+  const shown = String(value);
+  return `****${shown.slice(shown.length - key.secretExceptLast)}`;
+}
+
+/** A configuration file as found on disk. */
+export interface ConfigFile {
+  readonly path: string;
+  readonly text: string;
+  /** What the user should change about the file itself. */
+  readonly warning?: string;
+}
+
+/**
+ * The file to read: `explicit` (from -c) and no other, else config.ini beside the executable, else
+ * config.ini in the working directory, else undefined. Throws a `UsageError` if `explicit` is missing or
+ * a file that is there can't be read.
+ */
+export function findConfig(
+  explicit: string | undefined,
+  executableDir: string,
+  cwd: string,
+): ConfigFile | undefined {
+  const places = [join(executableDir, "config.ini"), join(cwd, "config.ini")];
+  for (const path of explicit === undefined ? places : [resolve(cwd, explicit)]) {
+    try {
+      const text = Deno.readTextFileSync(path);
+      return { path, text, warning: readableByOthers(path, text) };
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) {
+        throw new UsageError(`${path}: can't be read: ${messageOf(error)}`);
+      }
+      if (explicit !== undefined) throw new UsageError(`${path}: no such file (given with -c)`);
+    }
+  }
+  return undefined;
+}
+
+function readableByOthers(path: string, text: string): string | undefined {
+  if (!/^\s*AWS_SECRET_ACCESS_KEY\s*=/im.test(text)) return undefined;
+  const mode = (Deno.statSync(path).mode ?? 0) & 0o777;
+  if ((mode & 0o044) === 0) return undefined;
+  const octal = mode.toString(8).padStart(4, "0");
+  return `${path} holds a secret and others can read it (mode ${octal}); correct it with: chmod 600 ${path}`;
+}
+
+/** The nearest of `known` if it is near, else all of them. */
+function suggest(word: string, known: readonly string[], show: (name: string) => string): string {
+  const distances = known.map((name) => editDistance(word.toLowerCase(), name.toLowerCase()));
+  const least = Math.min(...distances);
+  const nearest = known[distances.indexOf(least)];
+  if (least <= Math.max(2, nearest.length / 3)) return `did you mean ${show(nearest)}?`;
+  return `allowed: ${known.map(show).join(", ")}`;
+}
+
+/** Insertions, deletions and substitutions that make `a` into `b` (Levenshtein), a row at a time. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substituted = row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(row[j] + 1, next[j - 1] + 1, substituted));
+    }
+    row = next;
+  }
+  return row[b.length];
+}
+
+function cut(text: string): string {
+  return text.length > 60 ? `${text.slice(0, 60)}...` : text;
+}

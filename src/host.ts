@@ -1,0 +1,80 @@
+/**
+ * This machine and this process, as a lease names them, and whether another process here still lives.
+ *
+ * A process holds an exclusive lock (flock) on a small file of its own for as long as it lives, however it
+ * ends, and even while it is stopped. Whoever gets that lock knows that the holder is gone. (/proc can't be
+ * asked: Deno opens it only to programs with every permission, which this one does not have.) The inode in the trace
+ * keeps two mount namespaces apart in which the same path is another file.
+ */
+import { join } from "node:path";
+import type { Clock } from "./clock.ts";
+import { messageOf } from "./errors.ts";
+import type { Logger } from "./logger.ts";
+import type { Holder, Host } from "./volume/lease.ts";
+
+export class LocalHost implements Host {
+  readonly me: Holder;
+  readonly #clock: Clock;
+  readonly #file: Deno.FsFile | undefined;
+  readonly #path: string | undefined;
+
+  constructor(clock: Clock, logger: Logger) {
+    this.#clock = clock;
+    const host = Deno.hostname();
+    for (const directory of lockDirectories()) {
+      const path = join(directory, `elasticdrive-${Deno.pid}-${clock.now()}.lock`);
+      try {
+        const options = { read: true, write: true, createNew: true, mode: 0o600 };
+        const file = Deno.openSync(path, options);
+        file.lockSync(true);
+        this.#file = file;
+        this.#path = path;
+        this.me = { host, pid: Deno.pid, trace: `${path} ${file.statSync().ino}` };
+        return;
+      } catch (error) {
+        logger.debug(() => `no lock file in ${directory}: ${messageOf(error)}`);
+      }
+    }
+    this.me = { host, pid: Deno.pid, trace: "" };
+  }
+
+  isGone(holder: Holder, renewedAt: number): boolean | undefined {
+    if (holder.host !== this.me.host) return undefined;
+    const bootedAt = this.#clock.now() - Deno.osUptime() * 1000;
+    if (renewedAt < bootedAt) return true; // it ended with the boot before this one
+    const [path, inode] = holder.trace.split(" ");
+    let file: Deno.FsFile;
+    try {
+      file = Deno.openSync(path, { read: true, write: true });
+    } catch {
+      return undefined;
+    }
+    try {
+      if (String(file.statSync().ino) !== inode) return undefined;
+      if (!file.tryLockSync(true)) return false;
+      Deno.removeSync(path);
+      return true;
+    } finally {
+      file.close();
+    }
+  }
+
+  /** Gives the lock back at a clean end. */
+  close(): void {
+    this.#file?.close();
+    try {
+      if (this.#path) Deno.removeSync(this.#path);
+    } catch { /* a file without its lock does no harm */ }
+  }
+}
+
+/** Where a small file can lie for as long as this boot lasts, best first. */
+function lockDirectories(): string[] {
+  const directories = [
+    Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0], // systemd's RuntimeDirectory=
+    "/run/lock",
+    Deno.env.get("XDG_RUNTIME_DIR"),
+    Deno.env.get("TMPDIR") ?? "/tmp",
+  ];
+  return directories.filter((directory) => directory !== undefined && directory !== "") as string[];
+}

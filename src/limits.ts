@@ -1,0 +1,134 @@
+/**
+ * Every bound of the program, with its unit and its reason. A bound that a user may move is a key of
+ * config.ini and has its default here.
+ */
+
+export const KIB = 1024;
+export const MIB = 1024 * KIB;
+export const GIB = 1024 * MIB;
+export const TIB = 1024 * GIB;
+
+// ---- the disk
+
+/** The unit of dirty and of valid: a page of memory, and the block of ext4 and xfs. */
+export const BLOCK_BYTES = 4096;
+/** A stripe is a power of two between these. */
+export const STRIPE_BYTES_MIN = BLOCK_BYTES;
+export const STRIPE_BYTES_MAX = 4 * MIB;
+export const STRIPE_BYTES_DEFAULT = 64 * KIB;
+/** 8 EiB is what NBD could say; 1 PiB keeps every byte offset exact in a double with room to spare. */
+export const VOLUME_BYTES_MAX = 1024 * TIB;
+/** The volume of a program started without any configuration. */
+export const VOLUME_BYTES_DEFAULT = GIB;
+
+// ---- NBD
+
+/** Largest payload of one request: what clients assume when nothing is advertised (proto.md, "Block sizes"). */
+export const REQUEST_BYTES_MAX = 32 * MIB;
+/** Connections at once; the kernel opens one, nbdcopy and fio four or eight. */
+export const CONNECTIONS_MAX = 16;
+/** A client that has not finished its handshake by then is cut off. */
+export const HANDSHAKE_MS_MAX = 30_000;
+/** Names and messages (proto.md, "Values": strings), so a longer option is refused unread. */
+export const OPTION_BYTES_MAX = 16 * KIB;
+/** Payloads and replies that all connections together hold in memory; past it they stop reading. */
+export const IN_FLIGHT_BYTES_MAX = 64 * MIB;
+/** Requests of one connection that wait for the bucket; the kernel sends 128 at most. */
+export const IN_FLIGHT_REQUESTS_MAX = 1024;
+/** What one read of a socket may bring: a few requests of 256 KiB, or thousands of small ones. */
+export const RECEIVE_BUFFER_BYTES = 512 * KIB;
+/** Replies of one turn are joined in a buffer of this size; a connection has two of them. */
+export const REPLY_BUFFER_BYTES = 512 * KIB;
+/** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
+export const DRAIN_MS_MAX = 10_000;
+/** After its last reply a client has this long to close its own side; see `Transmission`. */
+export const LINGER_MS_MAX = 1_000;
+
+// ---- the volume
+
+/**
+ * Data in one segment. With its 72-byte header, 28 bytes of index and 16 of prefix a record, 128 stripes of
+ * 64 KiB make an object of 8,394,312 bytes: 0.07 % more than the data, and exactly 128 PUTs a GiB.
+ */
+export const SEGMENT_DATA_BYTES_MAX = 8 * MIB;
+/** Header and index of any segment: one GET of this many bytes at opening. */
+export const SEGMENT_HEAD_BYTES_MAX = 64 * KIB;
+/** (65536 - 72) / 28, rounded down; 8 MiB in single blocks are 2,048. */
+export const SEGMENT_RECORDS_MAX = 2338;
+/** Segments numbered but not known stored: how far a leftover can lie behind a gap in the log. */
+export const SEGMENTS_UNSTORED_MAX = 64;
+/** Ten digits; at 100 segments a second, three years. */
+export const SEQ_MAX = 9_999_999_999;
+/** A write of up to so many bytes lands in one batch; a longer one may be parted by a crash. */
+export const WRITE_PIECE_BYTES_MAX = 8 * MIB;
+/** Share of the cache that may be dirty or sealed; the rest stays for reading. */
+export const DIRTY_SHARE = 0.5;
+/** Zero runs not yet in the map; past it a trim waits for an upload. */
+export const ZERO_RUNS_MAX = 65_536;
+/** Patches of one stripe, then its next write brings it into the cache to be stored whole. */
+export const STRIPE_PATCHES_MAX = 8;
+/** Patches of the whole volume, about 100 bytes each; past it every partial write stores a whole stripe. */
+export const PATCHES_MAX = 256 * 1024;
+/** Stripes of a page of the map: 48 KiB of memory, 256 MiB of a volume with 64 KiB stripes. */
+export const MAP_PAGE_STRIPES = 4096;
+/** GETs under way at once. */
+export const DOWNLOADS_MAX = 32;
+/** Bytes of one GET that fetches neighbouring records. */
+export const GET_BYTES_MAX = 8 * MIB;
+/** A gap between two records that is cheaper to read than a second GET: 30 ms are 1 MiB at 35 MB/s, and more costs memory. */
+export const GET_GAP_BYTES_MAX = 128 * KIB;
+/** Streams of sequential reads that are told apart. */
+export const READ_STREAMS_MAX = 8;
+/** A checkpoint is due after so many segments, or so long with changes. */
+export const CHECKPOINT_SEGMENTS = 1000;
+export const CHECKPOINT_MS = 15 * 60_000;
+/** One object of a checkpoint's pages. */
+export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
+/** The lease is renewed this often, and counts as given up after three times that and a half. */
+export const LEASE_RENEW_MS = 20_000;
+export const LEASE_EXPIRED_MS = 70_000;
+
+// ---- bucket
+
+/** Keys of one page of a list, and of one delete: what S3 allows (API reference, ListObjectsV2, DeleteObjects). */
+export const KEYS_MAX = 1000;
+/**
+ * A try of any request may take this long, besides its bytes: S3 answers in well under a second, and a
+ * store that recovers or splits a shard in some ten.
+ */
+export const TRY_MS_BASE = 30_000;
+/**
+ * Slowest transfer that is still taken for progress. With it an 8 MiB segment has 30 + 64 s. A time-out
+ * doubles the time of the next try, so that eight uploads sharing a 1 Mbit/s line come through too.
+ */
+export const TRY_BYTES_PER_SECOND = 128 * KIB;
+/** A time-out doubles the next try's time up to this factor: 8 MiB at 16 KiB/s. */
+export const TRY_FACTOR_MAX = 8;
+/** What a GET without a range is given time for: the largest object there is, a segment. */
+export const TRY_BYTES_UNKNOWN = 8 * MIB;
+/** Wait before try n is random between 0 and BASE * 2^n, at most MAX (AWS's "exponential backoff and full jitter"). */
+export const BACKOFF_MS_BASE = 100;
+export const BACKOFF_MS_MAX = 10_000;
+/** While starting, a bucket that can't be reached is tried this long, and a request without an answer is given up then. */
+export const STARTUP_PATIENCE_MS = 10_000;
+/** A request that still fails this long after it was made is worth a log line; one 503 in passing is not. */
+export const OUTAGE_MS_MIN = 1_000;
+/** While an outage lasts, a line this often. */
+export const OUTAGE_REPORT_MS = 30_000;
+/** Connections kept for the next request: what uploads, fetches and checkpoint pages together use. */
+export const S3_IDLE_SOCKETS_MAX = 64;
+/** A temporary file of a directory bucket older than this belongs to a process that died. */
+export const STALE_TEMP_MS = 3_600_000;
+/**
+ * A directory's listing is kept for its next page only if the directory had been left alone this long
+ * when it was read: file systems keep times in steps of up to 2 s (FAT; ext4 and xfs 4 ms), so a later
+ * change then shows in its mtime for certain.
+ */
+export const LISTING_SETTLED_MS = 3_000;
+
+// ---- memory
+
+/** Of a connection: what it reads into, and two buffers of replies, one filling while the other is sent. */
+export const CONNECTION_BYTES_MAX = RECEIVE_BUFFER_BYTES + 2 * REPLY_BUFFER_BYTES;
+/** Deno with this program loaded, and what it has collected but not yet given back. */
+export const RUNTIME_BYTES = 256 * MIB;

@@ -1,0 +1,15 @@
+/** The bound on resident memory that the program states when it starts. */
+import {
+  CONNECTION_BYTES_MAX,
+  CONNECTIONS_MAX,
+  IN_FLIGHT_BYTES_MAX,
+  RUNTIME_BYTES,
+} from "./limits.ts";
+import { Volume, type VolumeOptions } from "./volume/volume.ts";
+import type { VolumeInfo } from "./volume/volume_info.ts";
+
+/** Bytes that the whole process takes, at most. */
+export function memoryBytesMax(options: VolumeOptions, info: VolumeInfo): number {
+  return RUNTIME_BYTES + Volume.memoryBytesMax(options, info) + IN_FLIGHT_BYTES_MAX +
+    CONNECTIONS_MAX * CONNECTION_BYTES_MAX;
+}

@@ -1,0 +1,74 @@
+/**
+ * How much memory requests in flight hold, over all connections, and who may begin another.
+ *
+ * Counted are payloads of writes and replies of reads that don't pass through a connection's own
+ * buffers: those that wait for the device, and those too large for the buffers. Promises:
+ *
+ * - In all they stay under IN_FLIGHT_BYTES_MAX plus one request a connection.
+ * - A connection that holds nothing may always begin a request, and none may take more than half of the
+ *   limit. So nobody waits for ever for what a client that never reads its replies has piled up.
+ * - A connection that may not begin one is told when to look again.
+ */
+
+import { IN_FLIGHT_BYTES_MAX } from "../limits.ts";
+
+/** What one connection holds. */
+export class Share {
+  bytes = 0;
+  requests = 0;
+}
+
+export class InFlight {
+  #bytes = 0;
+  #requests = 0;
+  readonly #limit: number;
+  #waiting = new Set<() => void>();
+
+  constructor(bytesMax = IN_FLIGHT_BYTES_MAX) {
+    this.#limit = bytesMax;
+  }
+
+  /** Bytes held by all connections. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Requests, of all connections, that wait for the device. */
+  get requests(): number {
+    return this.#requests;
+  }
+
+  /** Whether the connection with this share has to wait before it begins another request. */
+  mustWait(share: Share): boolean {
+    return share.bytes > 0 && (share.bytes >= this.#limit / 2 || this.#bytes >= this.#limit);
+  }
+
+  /** Calls `again` once, when something was released. */
+  waitForRelease(again: () => void): void {
+    this.#waiting.add(again);
+  }
+
+  holdBytes(share: Share, bytes: number): void {
+    share.bytes += bytes;
+    this.#bytes += bytes;
+  }
+
+  releaseBytes(share: Share, bytes: number): void {
+    share.bytes -= bytes;
+    this.#bytes -= bytes;
+    if (this.#waiting.size === 0) return;
+    const waiting = this.#waiting;
+    this.#waiting = new Set();
+    for (const again of waiting) again();
+  }
+
+  requestBegins(share: Share): void {
+    share.requests++;
+    this.#requests++;
+  }
+
+  requestEnds(share: Share): void {
+    share.requests--;
+    this.#requests--;
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * What both phases of a connection need of its socket: one buffer that holds what has arrived and was not
+ * consumed yet, and writing all of something.
+ */
+
+import { RECEIVE_BUFFER_BYTES } from "../limits.ts";
+
+/** From this size on a message is read to its end and no further, so that nothing has to be moved. */
+const EXACT_READ_BYTES_MIN = 64 * 1024;
+
+/** Arrived and not yet consumed: the bytes from `start` to `end`. */
+export class ReceiveBuffer {
+  readonly bytes = new Uint8Array(RECEIVE_BUFFER_BYTES);
+  readonly view = new DataView(this.bytes.buffer);
+  start = 0;
+  end = 0;
+
+  get length(): number {
+    return this.end - this.start;
+  }
+
+  /** The arrived bytes, borrowed until the next read. */
+  unread(): Uint8Array {
+    return this.bytes.subarray(this.start, this.end);
+  }
+
+  /** Where the next read goes, so that a message of `messageBytes` that begins at `start` fits. */
+  space(messageBytes: number): Uint8Array {
+    if (this.start === this.end) {
+      this.start = this.end = 0;
+    } else if (this.start + messageBytes > this.bytes.length) {
+      this.bytes.copyWithin(0, this.start, this.end);
+      this.end -= this.start;
+      this.start = 0;
+    }
+    const messageEnd = this.start + messageBytes;
+    const exact = messageBytes >= EXACT_READ_BYTES_MIN && messageEnd > this.end;
+    return this.bytes.subarray(this.end, exact ? messageEnd : this.bytes.length);
+  }
+
+  /** Reads until `count` bytes are there; false when the stream ends first. */
+  async require(conn: Deno.Conn, count: number): Promise<boolean> {
+    while (this.length < count) {
+      const received = await conn.read(this.space(count));
+      if (received === null) return false;
+      this.end += received;
+    }
+    return true;
+  }
+
+  /** Reads and drops `count` bytes; false when the stream ends first. */
+  async skip(conn: Deno.Conn, count: number): Promise<boolean> {
+    for (let left = count;;) {
+      const step = Math.min(left, this.length);
+      this.start += step;
+      left -= step;
+      if (left === 0) return true;
+      if (!(await this.require(conn, 1))) return false;
+    }
+  }
+}
+
+/** Writes all of `bytes`, however few a single write takes. */
+export async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
+  let written = await conn.write(bytes);
+  while (written < bytes.length) written += await conn.write(bytes.subarray(written));
+}

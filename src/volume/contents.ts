@@ -1,0 +1,77 @@
+/**
+ * What the disk holds now, in three layers; the first that knows a block has its newest bytes.
+ *
+ *   1. the stripe cache, where the block is valid
+ *   2. `zeroes`: trimmed or zeroed, and not yet in the map
+ *   3. the map: a record in the bucket, or nothing, which reads as zeroes
+ *
+ * The verbs in read.ts, write.ts, trim.ts and flush.ts work on one `Contents`; every change is made within
+ * one turn of the event loop, so that no other verb sees half of it.
+ */
+import { type Clock, within } from "../clock.ts";
+import { TimeoutError } from "../errors.ts";
+import { BLOCK_BYTES } from "../limits.ts";
+import type { StripeCache } from "./stripe_cache.ts";
+import type { StripeMap } from "./stripe_map.ts";
+import type { Zeroes } from "./zeroes.ts";
+
+export class Contents {
+  readonly stripeBytes: number;
+  readonly blocksPerStripe: number;
+  #failure: Error | null = null;
+
+  /** @param ioTimeoutMs how long a request may wait for the bucket; undefined for as long as it takes */
+  constructor(
+    readonly cache: StripeCache,
+    readonly zeroes: Zeroes,
+    readonly map: StripeMap,
+    readonly clock: Clock,
+    readonly ioTimeoutMs?: number,
+  ) {
+    this.stripeBytes = cache.stripeBytes;
+    this.blocksPerStripe = cache.blocksPerStripe;
+  }
+
+  /** True if a block that is not valid in the cache reads as zeroes. `block` counts from the disk's begin. */
+  isZero(block: number): boolean {
+    if (this.zeroes.has(block)) return true;
+    const stripe = Math.floor(block / this.blocksPerStripe);
+    return this.map.readsAsZero(stripe, block - stripe * this.blocksPerStripe);
+  }
+
+  /** True if anything was changed that no batch holds yet. */
+  get hasChanges(): boolean {
+    return this.cache.dirtyBlocks > 0 || this.zeroes.pending.count > 0;
+  }
+
+  /** Bytes acknowledged, or about to be, that are not in the bucket. */
+  get unstoredBytes(): number {
+    return this.cache.dirtyBlocks * BLOCK_BYTES + this.cache.sealedStripes * this.stripeBytes;
+  }
+
+  /** From now on every verb throws `error`: the volume is fenced, closed, or in doubt. */
+  fail(error: Error): void {
+    this.#failure ??= error;
+    this.cache.wake();
+  }
+
+  get failure(): Error | null {
+    return this.#failure;
+  }
+
+  assertAlive(): void {
+    if (this.#failure) throw this.#failure;
+  }
+
+  /** Waits for the bucket, but not longer than `ioTimeoutMs`. @throws TimeoutError */
+  wait<T>(promise: Promise<T>): Promise<T> {
+    const limitMs = this.ioTimeoutMs;
+    if (limitMs === undefined) return promise;
+    return within(
+      this.clock,
+      limitMs,
+      promise,
+      () => new TimeoutError(`no answer from the bucket within iotimeout=${limitMs / 1000} s`),
+    );
+  }
+}

@@ -1,0 +1,285 @@
+/**
+ * Flush: seal → fill → store → commit.
+ *
+ * | step   | when                                                        | what                                      |
+ * | ------ | ----------------------------------------------------------- | ----------------------------------------- |
+ * | seal   | 8 MiB are dirty: at once; a flush came, a change waits for  | every dirty block there is becomes a batch, |
+ * |        | room, or the oldest change is `flushafter` old: as soon as  | decided in one turn                       |
+ * |        | an upload slot is free, so that waiting flushes share one   |                                           |
+ * | fill   | an upload slot is free                                      | the next of the batch's stripes are copied |
+ * |        |                                                             | into a segment with the next seq          |
+ * | store  | at once, several at a time                                  | uploader.ts                               |
+ * | commit | all segments of the batch, and every batch before, are      | the map takes the records in, pins are    |
+ * |        | stored                                                      | given back, flushes are answered          |
+ *
+ * Promise 2 rests on this: a flush is answered by the commit of a batch that was sealed after it came, or, if
+ * nothing was dirty, of the newest one. Promise 3: batches are applied in order, each whole.
+ */
+import {
+  BLOCK_BYTES,
+  PATCHES_MAX,
+  SEGMENT_DATA_BYTES_MAX,
+  SEGMENT_RECORDS_MAX,
+  STRIPE_PATCHES_MAX,
+} from "../limits.ts";
+import type { Done } from "./block_device.ts";
+import type { Contents } from "./contents.ts";
+import { SegmentBuilder, type SegmentRecord } from "./segment.ts";
+import type { SealedStripe } from "./stripe_cache.ts";
+import type { Uploader } from "./uploader.ts";
+import { type BlockRuns, isAllZero } from "./zeroes.ts";
+
+interface StoredSegment {
+  seq: number;
+  objectBytes: number;
+  records: SegmentRecord[];
+}
+
+interface Batch {
+  stripes: SealedStripe[];
+  zeroes: BlockRuns;
+  zeroRuns: [start: number, end: number][];
+  /** How many of `stripes` and `zeroRuns` are in segments. */
+  filledStripes: number;
+  filledRuns: number;
+  segments: StoredSegment[];
+  /** Segments filled and not yet stored. */
+  underWay: number;
+  committed: PromiseWithResolvers<void>;
+}
+
+export class FlushPath {
+  readonly #contents: Contents;
+  readonly #uploader: Uploader;
+  readonly #flushAfterMs: number;
+  readonly #onCommit: () => void;
+  readonly #onFailure: (error: Error) => void;
+  /** Sealed and not committed, oldest first. */
+  readonly #batches: Batch[] = [];
+  /** Settles with the batch that is sealed next. */
+  #next = newBatchPromise();
+  #sealWanted = false;
+  #pumpScheduled = false;
+  #cancelTimer: (() => void) | null = null;
+  /** The newest segment of the newest batch in the map. */
+  #committedSeq: number;
+
+  /**
+   * @param flushAfterMs a change is sealed when it is so old, asked for or not
+   * @param onCommit called after each commit, in its turn
+   * @param onFailure called when a segment can't be stored for good; it is to call `fail`
+   */
+  constructor(
+    contents: Contents,
+    uploader: Uploader,
+    flushAfterMs: number,
+    onCommit: () => void,
+    onFailure: (error: Error) => void,
+  ) {
+    this.#contents = contents;
+    this.#uploader = uploader;
+    this.#flushAfterMs = flushAfterMs;
+    this.#onCommit = onCommit;
+    this.#onFailure = onFailure;
+    this.#committedSeq = uploader.storedUpTo;
+  }
+
+  get committedSeq(): number {
+    return this.#committedSeq;
+  }
+
+  /** Done when everything that was changed before the call is in the map, and so in the bucket. */
+  flush(): Done {
+    this.#contents.assertAlive();
+    if (this.#contents.hasChanges) {
+      this.wantSeal();
+      return this.#next.promise;
+    }
+    return this.#batches.at(-1)?.committed.promise;
+  }
+
+  /** To be called in the turn of every change: seals what fills a segment, and nothing grows old unsealed. */
+  changed(): void {
+    if (this.#contents.cache.dirtyBlocks * BLOCK_BYTES >= SEGMENT_DATA_BYTES_MAX) {
+      this.#seal();
+      this.#schedulePump();
+    } else if (this.#cancelTimer === null) {
+      this.#cancelTimer = this.#contents.clock.after(this.#flushAfterMs, () => this.wantSeal());
+    }
+  }
+
+  /** Has what is dirty sealed as soon as an upload slot is free. */
+  wantSeal(): void {
+    this.#sealWanted = true;
+    this.#schedulePump();
+  }
+
+  /** Stops the timer; for a volume that is closed or failed. */
+  stop(): void {
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
+  }
+
+  /** At the end of the turn, so that flushes that arrive together share a batch. */
+  #schedulePump(): void {
+    if (this.#pumpScheduled) return;
+    this.#pumpScheduled = true;
+    queueMicrotask(() => {
+      this.#pumpScheduled = false;
+      this.#pump();
+    });
+  }
+
+  #pump(): void {
+    while (this.#uploader.hasRoom && this.#contents.failure === null) {
+      let batch = this.#batches.find((batch) => !isFilled(batch));
+      if (!batch && this.#sealWanted && this.#contents.hasChanges) batch = this.#seal();
+      if (!batch) break;
+      this.#storeNext(batch);
+    }
+  }
+
+  // ---- seal
+
+  #seal(): Batch {
+    const { cache, zeroes } = this.#contents;
+    this.stop();
+    this.#sealWanted = false;
+    const stripes: SealedStripe[] = [];
+    for (const slot of [...cache.dirtySlots]) {
+      stripes.push(cache.seal(slot, this.#storeWhole(slot)));
+    }
+    // neighbours on the disk become neighbours in the segment: one GET brings them back
+    stripes.sort((a, b) => a.stripe - b.stripe);
+    const sealedZeroes = zeroes.seal();
+    const batch: Batch = {
+      stripes,
+      zeroes: sealedZeroes,
+      zeroRuns: [...sealedZeroes],
+      filledStripes: 0,
+      filledRuns: 0,
+      segments: [],
+      underWay: 0,
+      committed: this.#next,
+    };
+    this.#next = newBatchPromise();
+    this.#batches.push(batch);
+    return batch;
+  }
+
+  /** Whole, if half of it is dirty anyway, or its patches have become too many. */
+  #storeWhole(slot: number): boolean {
+    const { cache, map, blocksPerStripe } = this.#contents;
+    if (!cache.allValid(slot, 0, blocksPerStripe)) return false;
+    return cache.dirtyCount(slot) * 2 >= blocksPerStripe ||
+      map.patches(cache.stripeOf(slot)).length >= STRIPE_PATCHES_MAX - 1 ||
+      map.patchCount >= PATCHES_MAX;
+  }
+
+  // ---- fill and store
+
+  async #storeNext(batch: Batch): Promise<void> {
+    const segment: StoredSegment = { seq: 0, objectBytes: 0, records: [] };
+    batch.segments.push(segment);
+    batch.underWay++;
+    try {
+      await this.#uploader.store((seq, buffer) => this.#fill(batch, segment, seq, buffer));
+    } catch (error) {
+      return this.#onFailure(error as Error);
+    }
+    batch.underWay--;
+    this.#commit();
+    this.#schedulePump();
+  }
+
+  /** Copies as much of the batch as goes into one segment. */
+  #fill(batch: Batch, segment: StoredSegment, seq: number, buffer: Uint8Array): Uint8Array {
+    const runsEnd = Math.min(batch.zeroRuns.length, batch.filledRuns + SEGMENT_RECORDS_MAX);
+    const runs = batch.zeroRuns.slice(batch.filledRuns, runsEnd);
+    const stripes = this.#stripesThatFit(batch, SEGMENT_RECORDS_MAX - runs.length);
+    const recordCount = stripes.reduce((sum, { runs }) => sum + runs.length / 2, runs.length);
+    const builder = new SegmentBuilder(buffer, recordCount);
+    for (const [start, end] of runs) builder.addZeroes(start, end - start);
+    for (const stripe of stripes) this.#addStripe(builder, stripe);
+    batch.filledRuns = runsEnd;
+    batch.filledStripes += stripes.length;
+    const bytes = builder.finish({
+      seq,
+      epoch: this.#uploader.writer.epoch,
+      writer: this.#uploader.writer.id,
+      storedUpTo: this.#uploader.storedUpTo,
+      lastOfBatch: isFilled(batch),
+    });
+    segment.seq = seq;
+    segment.objectBytes = bytes.length;
+    segment.records = builder.records;
+    return bytes;
+  }
+
+  #stripesThatFit(batch: Batch, recordsMax: number): SealedStripe[] {
+    const stripes: SealedStripe[] = [];
+    let dataBytes = 0;
+    let records = 0;
+    for (let at = batch.filledStripes; at < batch.stripes.length; at++) {
+      const { runs } = batch.stripes[at];
+      for (let i = 1; i < runs.length; i += 2) dataBytes += runs[i] * BLOCK_BYTES;
+      records += runs.length / 2;
+      if (dataBytes > SEGMENT_DATA_BYTES_MAX || records > recordsMax) break;
+      stripes.push(batch.stripes[at]);
+    }
+    return stripes;
+  }
+
+  #addStripe(builder: SegmentBuilder, entry: SealedStripe): void {
+    const { cache, blocksPerStripe } = this.#contents;
+    for (let i = 0; i < entry.runs.length; i += 2) {
+      const [first, count] = [entry.runs[i], entry.runs[i + 1]];
+      const bytes = cache.sealedBytes(entry, first, count);
+      const firstBlock = entry.stripe * blocksPerStripe + first;
+      if (isAllZero(bytes)) builder.addZeroes(firstBlock, count);
+      else builder.addData(firstBlock, bytes);
+    }
+    cache.copied(entry);
+  }
+
+  // ---- commit
+
+  /** Takes every batch that is stored, in order, into the map. */
+  #commit(): void {
+    const { cache, map, zeroes } = this.#contents;
+    if (this.#contents.failure) return;
+    for (;;) {
+      const batch = this.#batches[0];
+      if (!batch || !isFilled(batch) || batch.underWay > 0) return;
+      this.#batches.shift();
+      for (const { seq, objectBytes, records } of batch.segments) {
+        map.apply(seq, objectBytes, records);
+        this.#committedSeq = seq;
+      }
+      zeroes.commit(batch.zeroes);
+      for (const entry of batch.stripes) cache.committed(entry);
+      cache.wake();
+      batch.committed.resolve();
+      this.#onCommit();
+    }
+  }
+
+  /** Nothing more is stored, and no flush is answered: all of them, and every later verb, get `error`. */
+  fail(error: Error): void {
+    this.stop();
+    this.#contents.fail(error);
+    for (const batch of this.#batches) batch.committed.reject(error);
+    this.#next.reject(error);
+  }
+}
+
+function isFilled(batch: Batch): boolean {
+  return batch.filledStripes === batch.stripes.length &&
+    batch.filledRuns === batch.zeroRuns.length;
+}
+
+function newBatchPromise(): PromiseWithResolvers<void> {
+  const promise = Promise.withResolvers<void>();
+  promise.promise.catch(() => {}); // a batch that nobody flushed fails unheard
+  return promise;
+}

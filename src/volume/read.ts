@@ -1,0 +1,147 @@
+/**
+ * Read: all blocks valid, or known to be zero → copy → reply, in the same turn. Otherwise the stripes
+ * are fetched first. A sequential reader gets the stripes ahead of it fetched early.
+ */
+import { BLOCK_BYTES, KIB, READ_STREAMS_MAX } from "../limits.ts";
+import type { Contents } from "./contents.ts";
+import type { Fetcher } from "./fetch.ts";
+
+/** A reader that may be sequential. */
+interface Stream {
+  /** Where its next read begins if it goes on. */
+  next: number;
+  /** Bytes to fetch ahead of it; 0 until it has read on once. */
+  windowBytes: number;
+  /** Up to where it has been fetched ahead. */
+  fetchedUpTo: number;
+}
+
+const FIRST_WINDOW_BYTES = 256 * KIB;
+
+export class ReadPath {
+  readonly #contents: Contents;
+  readonly #fetcher: Fetcher;
+  readonly #sizeBytes: number;
+  readonly #readaheadBytes: number;
+  /** Most recently used last. */
+  readonly #streams: Stream[] = [];
+
+  /** @param readaheadBytes fetched ahead of a sequential reader, at most; 0 turns it off */
+  constructor(contents: Contents, fetcher: Fetcher, sizeBytes: number, readaheadBytes: number) {
+    this.#contents = contents;
+    this.#fetcher = fetcher;
+    this.#sizeBytes = sizeBytes;
+    // what is read ahead must not drive out what is being read
+    const share = contents.cache.slotCount / 4 * contents.stripeBytes;
+    this.#readaheadBytes = Math.min(readaheadBytes, share);
+  }
+
+  /** Fills `target` in this turn, if the bucket is not needed for it. */
+  tryRead(offset: number, target: Uint8Array): boolean {
+    const { stripeBytes } = this.#contents;
+    for (let done = 0; done < target.length;) {
+      const stripe = Math.floor((offset + done) / stripeBytes);
+      const from = offset + done - stripe * stripeBytes;
+      const length = Math.min(stripeBytes - from, target.length - done);
+      const part = length === target.length ? target : target.subarray(done, done + length);
+      if (!this.#copyOut(stripe, from, part)) return false;
+      done += length;
+    }
+    if (this.#readaheadBytes > 0) this.#readAhead(offset, target.length);
+    return true;
+  }
+
+  /** Fills `target`, fetching what is not in the cache. */
+  async read(offset: number, target: Uint8Array): Promise<void> {
+    if (this.#readaheadBytes > 0) this.#readAhead(offset, target.length);
+    const { cache, stripeBytes } = this.#contents;
+    // as much at a time as surely finds slots
+    const stepBytes = Math.max(1, Math.floor(cache.slotCount / 8)) * stripeBytes;
+    for (let done = 0; done < target.length;) {
+      const at = offset + done;
+      const length = Math.min(stepBytes - at % stripeBytes, target.length - done);
+      await this.#readStep(at, target.subarray(done, done + length));
+      done += length;
+    }
+  }
+
+  async #readStep(offset: number, target: Uint8Array): Promise<void> {
+    const { stripeBytes } = this.#contents;
+    let missing: [stripe: number, from: number, part: Uint8Array][] = [];
+    for (let done = 0; done < target.length;) {
+      const stripe = Math.floor((offset + done) / stripeBytes);
+      const from = offset + done - stripe * stripeBytes;
+      const length = Math.min(stripeBytes - from, target.length - done);
+      missing.push([stripe, from, target.subarray(done, done + length)]);
+      done += length;
+    }
+    for (;;) {
+      this.#contents.assertAlive();
+      missing = missing.filter(([stripe, from, part]) => !this.#copyOut(stripe, from, part));
+      if (missing.length === 0) return;
+      await this.#contents.wait(this.#fetcher.fetch(missing.map(([stripe]) => stripe)));
+    }
+  }
+
+  /** Copies a part of one stripe, if every block of it is valid or reads as zero. */
+  #copyOut(stripe: number, from: number, target: Uint8Array): boolean {
+    const { cache, map, blocksPerStripe } = this.#contents;
+    const slot = cache.find(stripe);
+    if (slot < 0 && !map.isMapped(stripe)) {
+      target.fill(0);
+      return true;
+    }
+    const first = Math.floor(from / BLOCK_BYTES);
+    const end = Math.ceil((from + target.length) / BLOCK_BYTES);
+    if (slot >= 0 && cache.allValid(slot, first, end - first)) {
+      target.set(cache.bytes(slot, from, from + target.length));
+      return true;
+    }
+    for (let block = first; block < end; block++) {
+      const blockFrom = Math.max(from, block * BLOCK_BYTES);
+      const blockTo = Math.min(from + target.length, (block + 1) * BLOCK_BYTES);
+      if (slot >= 0 && cache.isValid(slot, block)) {
+        target.set(cache.bytes(slot, blockFrom, blockTo), blockFrom - from);
+      } else if (this.#contents.isZero(stripe * blocksPerStripe + block)) {
+        target.fill(0, blockFrom - from, blockTo - from);
+      } else {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // ---- read-ahead
+
+  /** Notes a read; if it goes on where an earlier one ended, keeps the stripes ahead of it coming. */
+  #readAhead(offset: number, length: number): void {
+    const at = this.#streams.findIndex((stream) => stream.next === offset);
+    const stream = at >= 0
+      ? this.#streams.splice(at, 1)[0]
+      : { next: 0, windowBytes: 0, fetchedUpTo: 0 };
+    if (this.#streams.length === READ_STREAMS_MAX) this.#streams.shift();
+    this.#streams.push(stream);
+    stream.next = offset + length;
+    if (at < 0) return;
+    stream.windowBytes ||= FIRST_WINDOW_BYTES / 2;
+    if (stream.fetchedUpTo - stream.next > stream.windowBytes / 2) return;
+    stream.windowBytes = Math.min(stream.windowBytes * 2, this.#readaheadBytes);
+    const start = Math.max(stream.fetchedUpTo, stream.next);
+    const end = Math.min(stream.next + stream.windowBytes, this.#sizeBytes);
+    stream.fetchedUpTo = end;
+    this.#fetchAhead(start, end);
+  }
+
+  #fetchAhead(start: number, end: number): void {
+    const { cache, map, stripeBytes } = this.#contents;
+    const stripes: number[] = [];
+    for (let stripe = Math.floor(start / stripeBytes); stripe * stripeBytes < end; stripe++) {
+      const wanted = map.isMapped(stripe) && cache.find(stripe) < 0 &&
+        !this.#fetcher.isUnderWay(stripe);
+      if (wanted) stripes.push(stripe);
+    }
+    if (stripes.length === 0 || cache.available < cache.slotCount / 4 + stripes.length) return;
+    // a failure is met again, and reported, by whoever reads there
+    this.#fetcher.fetch(stripes).catch(() => {});
+  }
+}

@@ -1,0 +1,424 @@
+/**
+ * The stripe cache: a fixed number of slots of STRIPE bytes in preallocated slabs.
+ *
+ *            take              settle / unpin                 evicted, expired
+ *   free ───────────▶ pinned ◀──────────────▶ clean ──────────────────────────▶ free
+ *                       ▲         pin           │ (least recently used first)
+ *                       └───────────────────────┘
+ *
+ * | state  | what it means                                              | who moves it on                  |
+ * | ------ | ---------------------------------------------------------- | -------------------------------- |
+ * | free   | holds nothing                                              | `take`                           |
+ * | pinned | at least one pin: it has dirty blocks, a batch that is not | whoever holds the pin, by `unpin` |
+ * |        | committed has sealed some of them, or a fetch is under way |                                  |
+ * | clean  | every valid block is also in the bucket, or reads as zero  | `pin`, `take` (eviction), time   |
+ *
+ * Two bits a block: *valid* (the slot holds its newest bytes) and *dirty* (valid, and in no batch yet).
+ *
+ * Invariants (`checkInvariants`):
+ *  - a dirty block is valid; a slot with dirty blocks is in `dirtySlots` and has a pin for it;
+ *  - a slot is in exactly one of free, pinned, clean; a stripe has at most one slot;
+ *  - blocks that a batch has sealed but not copied into a segment yet are not overwritten before
+ *    `beforeOverwrite` has saved them.
+ */
+import { LRUCache } from "lru-cache";
+import type { Clock } from "../clock.ts";
+import { BLOCK_BYTES, MIB } from "../limits.ts";
+
+/** One stripe's part in a batch: which of its blocks, and where their bytes are until they are copied. */
+export interface SealedStripe {
+  readonly stripe: number;
+  readonly slot: number;
+  /** Runs of blocks inside the stripe: first, count, first, count, … */
+  readonly runs: number[];
+  /** The stripe's bytes as they were sealed, once the slot has been overwritten; else null. */
+  saved: Uint8Array | null;
+  /** True once the bytes are in a segment. */
+  copied: boolean;
+}
+
+const SLAB_BYTES = 16 * MIB;
+
+export class StripeCache {
+  readonly slotCount: number;
+  readonly stripeBytes: number;
+  readonly blocksPerStripe: number;
+  /** Slots with dirty blocks. */
+  readonly dirtySlots = new Set<number>();
+  /** Dirty blocks in all. */
+  dirtyBlocks = 0;
+  /** Stripes in batches that are not committed; a slot in two batches counts twice. */
+  sealedStripes = 0;
+
+  readonly #words: number;
+  readonly #slabs: Uint8Array[] = [];
+  readonly #slotsPerSlab: number;
+  readonly #stripeOf: Float64Array;
+  readonly #valid: Uint32Array;
+  readonly #dirty: Uint32Array;
+  readonly #pins: Uint16Array;
+  readonly #pinned = new Map<number, number>();
+  readonly #clean: LRUCache<number, number>;
+  readonly #free: number[] = [];
+  /** Sealed stripes whose bytes still lie in the slot alone. */
+  readonly #uncopied = new Map<number, SealedStripe[]>();
+  readonly #fetching = new Set<number>();
+  #waiters: (() => void)[] = [];
+
+  /**
+   * @param slotCount slots of `stripeBytes`
+   * @param ttlMs a clean slot is dropped so long after its last use; 0 keeps it
+   */
+  constructor(slotCount: number, stripeBytes: number, ttlMs: number, clock: Clock) {
+    this.slotCount = slotCount;
+    this.stripeBytes = stripeBytes;
+    this.blocksPerStripe = stripeBytes / BLOCK_BYTES;
+    this.#words = Math.ceil(this.blocksPerStripe / 32);
+    this.#slotsPerSlab = Math.min(slotCount, SLAB_BYTES / stripeBytes);
+    for (let made = 0; made < slotCount; made += this.#slotsPerSlab) {
+      const slots = Math.min(this.#slotsPerSlab, slotCount - made);
+      this.#slabs.push(new Uint8Array(slots * stripeBytes));
+    }
+    this.#stripeOf = new Float64Array(slotCount);
+    this.#valid = new Uint32Array(slotCount * this.#words);
+    this.#dirty = new Uint32Array(slotCount * this.#words);
+    this.#pins = new Uint16Array(slotCount);
+    for (let slot = slotCount - 1; slot >= 0; slot--) this.#free.push(slot);
+    this.#clean = new LRUCache<number, number>({
+      max: slotCount,
+      ttl: ttlMs,
+      ttlResolution: 0,
+      updateAgeOnGet: true,
+      perf: { now: () => clock.monotonic() },
+      dispose: (slot, _stripe, reason) => {
+        if (reason === "evict" || reason === "expire") this.#free.push(slot);
+      },
+    });
+  }
+
+  // ---- finding and taking slots
+
+  /** The stripe's slot, or -1; a clean one becomes the most recently used. */
+  find(stripe: number): number {
+    const slot = this.#pinned.get(stripe);
+    if (slot !== undefined) return slot;
+    return this.#clean.get(stripe) ?? -1;
+  }
+
+  /** Slots that `take` could give, at most: free and clean ones. */
+  get available(): number {
+    return this.#free.length + this.#clean.size;
+  }
+
+  isClean(slot: number): boolean {
+    return this.#pins[slot] === 0;
+  }
+
+  /**
+   * A slot for a stripe that has none, with no valid block and one pin, which is the caller's to give
+   * back; -1 if every slot is pinned (`roomMade` tells when to try again).
+   */
+  take(stripe: number): number {
+    let slot = this.#free.pop();
+    if (slot === undefined) {
+      this.#clean.pop();
+      slot = this.#free.pop();
+      if (slot === undefined) return -1;
+    }
+    this.#stripeOf[slot] = stripe;
+    this.#valid.fill(0, slot * this.#words, (slot + 1) * this.#words);
+    this.#pins[slot] = 1;
+    this.#pinned.set(stripe, slot);
+    return slot;
+  }
+
+  pin(slot: number): void {
+    if (this.#pins[slot]++ > 0) return;
+    const stripe = this.#stripeOf[slot];
+    this.#clean.delete(stripe);
+    this.#pinned.set(stripe, slot);
+  }
+
+  /** Gives a pin back; with the last one the slot becomes clean, or free if it holds nothing. */
+  unpin(slot: number): void {
+    if (--this.#pins[slot] > 0) return;
+    const stripe = this.#stripeOf[slot];
+    this.#pinned.delete(stripe);
+    if (this.#holdsNothing(slot)) this.#free.push(slot);
+    else this.#clean.set(stripe, slot);
+    this.wake();
+  }
+
+  /** Resolves at the next change after which `take` or a bound on dirty slots may have room. */
+  roomMade(): Promise<void> {
+    return new Promise((resolve) => this.#waiters.push(resolve));
+  }
+
+  /** Lets everybody who waits for room look again. */
+  wake(): void {
+    if (this.#waiters.length === 0) return;
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const resolve of waiters) resolve();
+  }
+
+  /** A fetch into the slot begins: until `endFetch` it is pinned, and its invalid blocks belong to the fetch. */
+  beginFetch(slot: number): void {
+    this.#fetching.add(slot);
+    this.pin(slot);
+  }
+
+  endFetch(slot: number): void {
+    this.#fetching.delete(slot);
+    this.unpin(slot);
+  }
+
+  isFetching(slot: number): boolean {
+    return this.#fetching.has(slot);
+  }
+
+  // ---- bytes
+
+  /** The slot's bytes from `from` up to `to`, shared, not copied. */
+  bytes(slot: number, from: number, to: number): Uint8Array {
+    const base = (slot % this.#slotsPerSlab) * this.stripeBytes;
+    return this.#slabs[Math.floor(slot / this.#slotsPerSlab)].subarray(base + from, base + to);
+  }
+
+  /** To be called before any byte of the slot changes: saves what a batch has yet to copy. */
+  beforeOverwrite(slot: number): void {
+    if (this.#uncopied.size === 0) return;
+    const entries = this.#uncopied.get(slot);
+    if (!entries) return;
+    this.#uncopied.delete(slot);
+    const saved = this.bytes(slot, 0, this.stripeBytes).slice();
+    for (const entry of entries) entry.saved = saved;
+  }
+
+  // ---- valid and dirty
+
+  allValid(slot: number, firstBlock: number, blockCount: number): boolean {
+    return this.#countBits(this.#valid, slot, firstBlock, blockCount) === blockCount;
+  }
+
+  isValid(slot: number, block: number): boolean {
+    return (this.#valid[slot * this.#words + (block >>> 5)] >>> (block & 31) & 1) === 1;
+  }
+
+  setValid(slot: number, firstBlock: number, blockCount: number): void {
+    this.#setBits(this.#valid, slot, firstBlock, blockCount);
+  }
+
+  hasDirty(slot: number): boolean {
+    return this.dirtySlots.has(slot);
+  }
+
+  /** Marks blocks valid and dirty; the slot gets its pin for being dirty when it had no dirty block. */
+  setDirty(slot: number, firstBlock: number, blockCount: number): void {
+    this.#setBits(this.#valid, slot, firstBlock, blockCount);
+    this.dirtyBlocks += this.#setBits(this.#dirty, slot, firstBlock, blockCount);
+    if (!this.dirtySlots.has(slot)) {
+      this.dirtySlots.add(slot);
+      this.pin(slot);
+    }
+  }
+
+  /**
+   * Forgets blocks of a slot, dirty or not: they are read from elsewhere now. Not for a slot that is
+   * being fetched.
+   */
+  invalidate(slot: number, firstBlock: number, blockCount: number): void {
+    this.#clearBits(this.#valid, slot, firstBlock, blockCount);
+    this.dirtyBlocks -= this.#clearBits(this.#dirty, slot, firstBlock, blockCount);
+    if (this.dirtySlots.has(slot)) {
+      if (this.#countBits(this.#dirty, slot, 0, this.blocksPerStripe) === 0) {
+        this.#noLongerDirty(slot);
+      }
+    } else if (this.#pins[slot] === 0 && this.#holdsNothing(slot)) {
+      this.#clean.delete(this.#stripeOf[slot]);
+      this.#free.push(slot);
+    }
+  }
+
+  /** Fills blocks with zeroes and marks them valid, and dirty no more. */
+  zeroFill(slot: number, firstBlock: number, blockCount: number): void {
+    this.beforeOverwrite(slot);
+    this.bytes(slot, firstBlock * BLOCK_BYTES, (firstBlock + blockCount) * BLOCK_BYTES).fill(0);
+    this.setValid(slot, firstBlock, blockCount);
+    if (!this.dirtySlots.has(slot)) return;
+    this.dirtyBlocks -= this.#clearBits(this.#dirty, slot, firstBlock, blockCount);
+    if (this.#countBits(this.#dirty, slot, 0, this.blocksPerStripe) === 0) {
+      this.#noLongerDirty(slot);
+    }
+  }
+
+  // ---- sealing
+
+  /**
+   * Takes the slot's dirty blocks, or all of it if `whole`, into a batch: they are dirty no more, and the pin they
+   * had goes over to the batch, which gives it back by `committed`.
+   */
+  seal(slot: number, whole: boolean): SealedStripe {
+    const runs = whole ? [0, this.blocksPerStripe] : this.#runsOf(this.#dirty, slot);
+    this.dirtyBlocks -= this.#clearBits(this.#dirty, slot, 0, this.blocksPerStripe);
+    this.dirtySlots.delete(slot);
+    this.sealedStripes++;
+    const entry = { stripe: this.#stripeOf[slot], slot, runs, saved: null, copied: false };
+    const entries = this.#uncopied.get(slot);
+    if (entries) entries.push(entry);
+    else this.#uncopied.set(slot, [entry]);
+    return entry;
+  }
+
+  /** The sealed bytes of a run, until `copied`. */
+  sealedBytes(entry: SealedStripe, firstBlock: number, blockCount: number): Uint8Array {
+    const from = firstBlock * BLOCK_BYTES;
+    const to = (firstBlock + blockCount) * BLOCK_BYTES;
+    return entry.saved?.subarray(from, to) ?? this.bytes(entry.slot, from, to);
+  }
+
+  /** The entry's bytes are in a segment: its slot may be overwritten without saving them. */
+  copied(entry: SealedStripe): void {
+    entry.copied = true;
+    entry.saved = null;
+    const rest = this.#uncopied.get(entry.slot)?.filter((other) => other !== entry);
+    if (rest === undefined) return;
+    if (rest.length > 0) this.#uncopied.set(entry.slot, rest);
+    else this.#uncopied.delete(entry.slot);
+  }
+
+  /** The entry's batch is in the map: its pin is given back. */
+  committed(entry: SealedStripe): void {
+    this.sealedStripes--;
+    this.unpin(entry.slot);
+  }
+
+  dirtyCount(slot: number): number {
+    return this.#countBits(this.#dirty, slot, 0, this.blocksPerStripe);
+  }
+
+  stripeOf(slot: number): number {
+    return this.#stripeOf[slot];
+  }
+
+  /** Slots of stripes in [first, end): by number when they are few, else by looking at every slot. */
+  *slotsOf(first: number, end: number): Generator<number> {
+    if (end - first <= this.slotCount) {
+      for (let stripe = first; stripe < end; stripe++) {
+        const slot = this.find(stripe);
+        if (slot >= 0) yield slot;
+      }
+      return;
+    }
+    const slots = [...this.#pinned.values(), ...this.#clean.values()];
+    for (const slot of slots) {
+      if (this.#stripeOf[slot] >= first && this.#stripeOf[slot] < end) yield slot;
+    }
+  }
+
+  // ---- bits
+
+  #noLongerDirty(slot: number): void {
+    this.dirtySlots.delete(slot);
+    this.unpin(slot);
+  }
+
+  #holdsNothing(slot: number): boolean {
+    return this.#countBits(this.#valid, slot, 0, this.blocksPerStripe) === 0;
+  }
+
+  /** Sets bits; returns how many were not set before. */
+  #setBits(bits: Uint32Array, slot: number, first: number, count: number): number {
+    let changed = 0;
+    const base = slot * this.#words;
+    for (let at = first, end = first + count; at < end;) {
+      const mask = maskFrom(at, end);
+      const word = base + (at >>> 5);
+      changed += popcount(mask & ~bits[word]);
+      bits[word] |= mask;
+      at = (at | 31) + 1;
+    }
+    return changed;
+  }
+
+  /** Clears bits; returns how many were set before. */
+  #clearBits(bits: Uint32Array, slot: number, first: number, count: number): number {
+    let changed = 0;
+    const base = slot * this.#words;
+    for (let at = first, end = first + count; at < end;) {
+      const mask = maskFrom(at, end);
+      const word = base + (at >>> 5);
+      changed += popcount(mask & bits[word]);
+      bits[word] &= ~mask;
+      at = (at | 31) + 1;
+    }
+    return changed;
+  }
+
+  #countBits(bits: Uint32Array, slot: number, first: number, count: number): number {
+    let set = 0;
+    const base = slot * this.#words;
+    for (let at = first, end = first + count; at < end;) {
+      set += popcount(bits[base + (at >>> 5)] & maskFrom(at, end));
+      at = (at | 31) + 1;
+    }
+    return set;
+  }
+
+  #runsOf(bits: Uint32Array, slot: number): number[] {
+    const runs: number[] = [];
+    const base = slot * this.#words;
+    let first = -1;
+    for (let block = 0; block < this.blocksPerStripe; block++) {
+      const set = (bits[base + (block >>> 5)] >>> (block & 31) & 1) === 1;
+      if (set && first < 0) first = block;
+      if (!set && first >= 0) {
+        runs.push(first, block - first);
+        first = -1;
+      }
+    }
+    if (first >= 0) runs.push(first, this.blocksPerStripe - first);
+    return runs;
+  }
+
+  /** Throws if an invariant of the file's head does not hold. */
+  checkInvariants(): void {
+    const fail = (what: string) => {
+      throw new Error(`stripe cache: ${what}`);
+    };
+    this.#clean.purgeStale();
+    let dirtyBlocks = 0;
+    const seen = new Set<number>([...this.#free]);
+    if (seen.size !== this.#free.length) fail("a slot is free twice");
+    for (const [stripe, slot] of [...this.#pinned, ...this.#clean.entries()]) {
+      if (seen.has(slot)) fail(`slot ${slot} has two places`);
+      seen.add(slot);
+      if (this.#stripeOf[slot] !== stripe) fail(`slot ${slot} of stripe ${stripe} says otherwise`);
+      if (this.#pinned.has(stripe) !== this.#pins[slot] > 0) fail(`slot ${slot}: pins and place`);
+      const dirty = this.dirtyCount(slot);
+      dirtyBlocks += dirty;
+      if (dirty > 0 !== this.dirtySlots.has(slot)) fail(`slot ${slot} has ${dirty} dirty blocks`);
+      for (let block = 0; block < this.blocksPerStripe; block++) {
+        const word = slot * this.#words + (block >>> 5);
+        const isDirty = (this.#dirty[word] >>> (block & 31) & 1) === 1;
+        if (isDirty && !this.isValid(slot, block)) fail(`slot ${slot}: dirty and not valid`);
+      }
+    }
+    if (seen.size !== this.slotCount) fail(`${this.slotCount - seen.size} slots are lost`);
+    if (dirtyBlocks !== this.dirtyBlocks) {
+      fail(`${this.dirtyBlocks} dirty blocks counted, ${dirtyBlocks} found`);
+    }
+  }
+}
+
+/** The bits of `from`'s word from `from` on and before `end`. */
+function maskFrom(from: number, end: number): number {
+  const low = -1 << (from & 31);
+  return end >= (from | 31) + 1 ? low : low & ((1 << (end & 31)) - 1);
+}
+
+function popcount(word: number): number {
+  word -= (word >>> 1) & 0x55555555;
+  word = (word & 0x33333333) + ((word >>> 2) & 0x33333333);
+  return Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}

@@ -1,0 +1,102 @@
+/**
+ * Trim and write zeroes: the covered blocks are dropped from the cache and remembered as runs of zeroes
+ * for the next batch. Reads see them at once; a later write takes its blocks out of them. A
+ * whole-device trim is one run, and one record.
+ */
+import { BLOCK_BYTES, ZERO_RUNS_MAX } from "../limits.ts";
+import type { Done } from "./block_device.ts";
+import type { Blocked, ChangeOrder } from "./change_order.ts";
+import type { Contents } from "./contents.ts";
+import type { WritePath } from "./write.ts";
+
+export class TrimPath {
+  readonly #contents: Contents;
+  readonly #order: ChangeOrder;
+  readonly #writePath: WritePath;
+  readonly #onChanged: () => void;
+
+  /**
+   * @param writePath writes what sticks out of the blocks of a `zero`
+   * @param onChanged called in the turn of every change, when it is made
+   */
+  constructor(
+    contents: Contents,
+    order: ChangeOrder,
+    writePath: WritePath,
+    onChanged: () => void,
+  ) {
+    this.#contents = contents;
+    this.#order = order;
+    this.#writePath = writePath;
+    this.#onChanged = onChanged;
+  }
+
+  /** Makes the whole blocks inside the range read as zeroes. */
+  trim(offset: number, length: number): Done {
+    const start = roundUp(offset);
+    const end = roundDown(offset + length);
+    if (end <= start) {
+      this.#contents.assertAlive();
+      return undefined;
+    }
+    return this.#order.run(start, end, () => this.#attempt(start, end));
+  }
+
+  /** Makes the range read as zeroes, to the byte: whole blocks as `trim` does, the rest is written. */
+  zero(offset: number, length: number): Done {
+    const end = offset + length;
+    let done = offset;
+    return this.#order.run(offset, end, () => {
+      while (done < end) {
+        const isBlock = done % BLOCK_BYTES === 0 && done + BLOCK_BYTES <= end;
+        const stop = isBlock ? roundDown(end) : Math.min(end, roundDown(done) + BLOCK_BYTES);
+        const blocked = isBlock
+          ? this.#attempt(done, stop)
+          : this.#writePath.attempt(done, new Uint8Array(stop - done));
+        if (blocked !== null) return blocked;
+        done = stop;
+      }
+      return null;
+    });
+  }
+
+  /** `start` and `end` are multiples of a block. */
+  #attempt(start: number, end: number): Blocked | null {
+    if (this.#contents.zeroes.count >= ZERO_RUNS_MAX) return "room";
+    zeroBlocks(this.#contents, start / BLOCK_BYTES, end / BLOCK_BYTES);
+    this.#onChanged();
+    return null;
+  }
+}
+
+function roundDown(byte: number): number {
+  return byte - byte % BLOCK_BYTES;
+}
+
+function roundUp(byte: number): number {
+  return roundDown(byte + BLOCK_BYTES - 1);
+}
+
+/** Makes the blocks [first, end) read as zeroes, in this turn. */
+export function zeroBlocks(contents: Contents, first: number, end: number): void {
+  const { cache, zeroes, blocksPerStripe } = contents;
+  zeroes.pending.add(first, end);
+  const firstStripe = Math.floor(first / blocksPerStripe);
+  const endStripe = Math.ceil(end / blocksPerStripe);
+  for (const slot of cache.slotsOf(firstStripe, endStripe)) {
+    const begin = cache.stripeOf(slot) * blocksPerStripe;
+    const from = Math.max(first, begin);
+    const to = Math.min(end, begin + blocksPerStripe);
+    const whole = to - from === blocksPerStripe;
+    if (cache.hasDirty(slot) && !whole) {
+      // its other dirty blocks go into the next batch anyway: these go with them, as data
+      zeroes.pending.remove(from, to);
+      cache.zeroFill(slot, from - begin, to - from);
+      cache.setDirty(slot, from - begin, to - from);
+    } else if (cache.isFetching(slot)) {
+      cache.zeroFill(slot, from - begin, to - from);
+    } else {
+      cache.invalidate(slot, from - begin, to - from);
+    }
+  }
+}

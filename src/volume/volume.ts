@@ -1,0 +1,292 @@
+/**
+ * A disk made of objects: opens it, hands each verb to its file, closes it.
+ *
+ *   read.ts ─┐                        ┌─ zeroes.ts
+ *   write.ts ┼─▶ contents.ts ─────────┼─ stripe_cache.ts
+ *   trim.ts ─┘        ▲               └─ stripe_map.ts ◀── commit ── flush.ts ─▶ uploader.ts ─▶ bucket
+ *                     └── fetch.ts ◀── bucket
+ *
+ * Everything that can go wrong for good (fencing, a bucket closed under us) ends in `#fail`: from then on
+ * every verb throws, and `onFailure` is told once.
+ */
+import type { Bucket } from "../bucket/bucket.ts";
+import type { Chance, Clock } from "../clock.ts";
+import { messageOf, UsageError } from "../errors.ts";
+import {
+  BLOCK_BYTES,
+  CHECKPOINT_MS,
+  CHECKPOINT_PART_BYTES_MAX,
+  CHECKPOINT_SEGMENTS,
+  DIRTY_SHARE,
+  GET_BYTES_MAX,
+  MAP_PAGE_STRIPES,
+  PATCHES_MAX,
+  STRIPE_BYTES_DEFAULT,
+} from "../limits.ts";
+import type { Logger } from "../logger.ts";
+import type { BlockDevice, Done } from "./block_device.ts";
+import { ChangeOrder } from "./change_order.ts";
+import { Checkpointer } from "./checkpoint.ts";
+import { Contents } from "./contents.ts";
+import { Fetcher } from "./fetch.ts";
+import { FlushPath } from "./flush.ts";
+import { type Host, Lease, refuseIfHeld } from "./lease.ts";
+import { ReadPath } from "./read.ts";
+import { recover, type Recovered } from "./recovery.ts";
+import { SEGMENT_BYTES_MAX } from "./segment.ts";
+import { StripeCache } from "./stripe_cache.ts";
+import { TrimPath } from "./trim.ts";
+import { Uploader } from "./uploader.ts";
+import { growVolume, readOrCreateVolume, VOLUME_KEY, type VolumeInfo } from "./volume_info.ts";
+import { WritePath } from "./write.ts";
+import { Zeroes } from "./zeroes.ts";
+
+export interface VolumeOptions {
+  /** Undefined: as the volume in the bucket has it, or 64 KiB for a new one. */
+  stripeBytes?: number;
+  /** Undefined: as the volume in the bucket has it; a new one needs it. */
+  volumeBytes?: number;
+  /** Slots of one stripe each. */
+  cacheStripes: number;
+  /** A clean stripe is dropped from the cache so long after its last use; 0 keeps it. */
+  cacheTtlMs: number;
+  /** How long a request waits for the bucket before it fails; undefined for as long as it takes. */
+  ioTimeoutMs?: number;
+  /** PUTs at a time. */
+  uploads: number;
+  /** Fetched ahead of a sequential reader, at most; 0 turns it off. */
+  readaheadBytes: number;
+  /** A change is on its way to the bucket when it is so old, flushed or not. */
+  flushAfterMs: number;
+  /** Fence a writer that seems to live, instead of refusing to start. */
+  takeover: boolean;
+}
+
+/** Everything a volume needs from the world. */
+export interface Surroundings {
+  bucket: Bucket;
+  clock: Clock;
+  chance: Chance;
+  logger: Logger;
+  host: Host;
+  /** Told once if the open volume has failed for good; a FencedError if another writer has it. */
+  onFailure: (error: Error) => void;
+}
+
+/** How far a `close` is; told at its begin and at every commit. */
+export type Progress = (unstoredBytes: number) => void;
+
+export class Volume implements BlockDevice {
+  readonly sizeBytes: number;
+  readonly blockBytes = BLOCK_BYTES;
+  readonly preferredBytes: number;
+  readonly info: VolumeInfo;
+  /** The epoch claimed by this opening. */
+  readonly epoch: number;
+
+  readonly #contents: Contents;
+  readonly #read: ReadPath;
+  readonly #write: WritePath;
+  readonly #trim: TrimPath;
+  readonly #flush: FlushPath;
+  readonly #checkpointer: Checkpointer;
+  readonly #lease: Lease;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #onFailure: (error: Error) => void;
+  #checkpointing: Promise<void> | null = null;
+  #cancelCheckpointTimer: (() => void) | null = null;
+  #onProgress: Progress = () => {};
+
+  /**
+   * Opens the volume in the bucket, or creates it, and claims it for this process.
+   *
+   * @throws UsageError if it is open elsewhere, or has another shape than configured
+   * @throws DamageError naming the key if something that was stored is missing or damaged
+   */
+  static async open(options: VolumeOptions, around: Surroundings): Promise<Volume> {
+    const { bucket, clock, chance, logger, host } = around;
+    const wanted = { ...options, defaultStripeBytes: STRIPE_BYTES_DEFAULT };
+    const { info, etag } = await readOrCreateVolume(bucket, wanted, chance.uuid(), clock);
+    await refuseIfHeld(bucket, host, clock, options.takeover, logger);
+    await warnIfUnconditional(bucket, logger);
+    const writerId = chance.uuid().replaceAll("-", "");
+    const recovered = await recover(bucket, info.stripeBytes / BLOCK_BYTES, writerId, logger);
+    const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
+      ? await growVolume(bucket, info, etag, options.volumeBytes)
+      : info;
+    const volume = new Volume(options, around, grown, recovered);
+    await volume.#lease.acquire();
+    return volume;
+  }
+
+  private constructor(
+    options: VolumeOptions,
+    around: Surroundings,
+    info: VolumeInfo,
+    recovered: Recovered,
+  ) {
+    const { bucket, clock, logger, host } = around;
+    const { map, writer, lastSeq } = recovered;
+    this.info = info;
+    this.sizeBytes = info.volumeBytes;
+    this.preferredBytes = info.stripeBytes;
+    this.epoch = writer.epoch;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#onFailure = around.onFailure;
+    const cache = new StripeCache(
+      options.cacheStripes,
+      info.stripeBytes,
+      options.cacheTtlMs,
+      clock,
+    );
+    const contents = new Contents(cache, new Zeroes(), map, clock, options.ioTimeoutMs);
+    const uploader = new Uploader(bucket, writer, options.uploads, lastSeq);
+    const fetcher = new Fetcher(contents, bucket);
+    const flush = new FlushPath(
+      contents,
+      uploader,
+      options.flushAfterMs,
+      () => this.#committed(),
+      (error) => this.#fail(error),
+    );
+    const order = new ChangeOrder(contents, () => flush.wantSeal());
+    this.#contents = contents;
+    this.#flush = flush;
+    this.#read = new ReadPath(contents, fetcher, this.sizeBytes, options.readaheadBytes);
+    this.#write = new WritePath(contents, fetcher, order, () => flush.changed());
+    this.#trim = new TrimPath(contents, order, this.#write, () => flush.changed());
+    this.#checkpointer = new Checkpointer(bucket, map, writer.epoch, recovered.checkpoint);
+    this.#lease = new Lease(bucket, host, writer, clock, logger, (error) => this.#fail(error));
+  }
+
+  /**
+   * Bytes of memory that the volume's own parts take, at most, once it is as full as it can be.
+   *
+   * @param options `volumeBytes` and `stripeBytes` are those of the open volume
+   */
+  static memoryBytesMax(options: VolumeOptions, info: VolumeInfo): number {
+    const { stripeBytes, volumeBytes } = info;
+    const stripes = Math.ceil(volumeBytes / stripeBytes);
+    const cache = options.cacheStripes * stripeBytes;
+    const saved = cache * DIRTY_SHARE; // sealed stripes that are overwritten before they are copied
+    const uploads = options.uploads * SEGMENT_BYTES_MAX;
+    const downloads = Math.max(options.readaheadBytes, GET_BYTES_MAX) * 2;
+    const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * MAP_PAGE_STRIPES * 12;
+    const patches = Math.min(PATCHES_MAX, stripes * 8) * 100;
+    return cache + saved + uploads + downloads + map + patches + 2 * CHECKPOINT_PART_BYTES_MAX;
+  }
+
+  tryRead(offset: number, target: Uint8Array): boolean {
+    return this.#contents.failure === null && this.#read.tryRead(offset, target);
+  }
+
+  read(offset: number, target: Uint8Array): Promise<void> {
+    return this.#read.read(offset, target);
+  }
+
+  write(offset: number, data: Uint8Array): Done {
+    return this.#write.write(offset, data);
+  }
+
+  trim(offset: number, length: number): Done {
+    return this.#trim.trim(offset, length);
+  }
+
+  zero(offset: number, length: number): Done {
+    return this.#trim.zero(offset, length);
+  }
+
+  flush(): Done {
+    const done = this.#flush.flush();
+    return done && this.#contents.wait(done);
+  }
+
+  /** Bytes that were written and are not in the bucket. */
+  get unstoredBytes(): number {
+    return this.#contents.unstoredBytes;
+  }
+
+  /**
+   * Stores everything, then a checkpoint, and gives the volume back. The device must not be used from the
+   * call on. Goes on for as long as the bucket is away.
+   */
+  async close(onProgress: Progress = () => {}): Promise<void> {
+    this.#onProgress = onProgress;
+    onProgress(this.unstoredBytes);
+    this.#cancelCheckpointTimer?.();
+    this.#contents.assertAlive();
+    await this.#flush.flush();
+    this.#flush.stop();
+    await this.#checkpointing;
+    await this.#checkpoint();
+    this.#contents.assertAlive();
+    await this.#lease.release();
+    this.#contents.fail(new UsageError("the volume is closed"));
+  }
+
+  /** Ends without storing anything more, as a crash would, but for open timers. */
+  abandon(): void {
+    this.#cancelCheckpointTimer?.();
+    this.#lease.stop();
+    this.#flush.fail(new UsageError("the volume is closed"));
+  }
+
+  /** Throws if an invariant of cache, map or segment table does not hold. */
+  checkInvariants(): void {
+    this.#contents.cache.checkInvariants();
+    this.#contents.map.checkInvariants();
+    this.#contents.zeroes.pending.checkInvariants();
+  }
+
+  // ---- checkpoints
+
+  #committed(): void {
+    this.#onProgress(this.unstoredBytes);
+    const due = this.#flush.committedSeq - this.#checkpointer.newestSeq >= CHECKPOINT_SEGMENTS;
+    if (due) this.#startCheckpoint();
+    else {this.#cancelCheckpointTimer ??= this.#clock.after(CHECKPOINT_MS, () => {
+        this.#cancelCheckpointTimer = null;
+        this.#startCheckpoint();
+      });}
+  }
+
+  #startCheckpoint(): void {
+    if (this.#checkpointing || this.#contents.failure) return;
+    this.#checkpointing = this.#checkpoint().finally(() => this.#checkpointing = null);
+  }
+
+  async #checkpoint(): Promise<void> {
+    const seq = this.#flush.committedSeq;
+    if (seq === this.#checkpointer.newestSeq) return;
+    this.#cancelCheckpointTimer?.();
+    this.#cancelCheckpointTimer = null;
+    try {
+      await this.#checkpointer.store(seq);
+      this.#logger.debug(() => `checkpoint ${seq} stored`);
+    } catch (error) {
+      // the log has everything a checkpoint has: opening takes longer, nothing is lost
+      this.#logger.warn(`checkpoint ${seq} not stored: ${messageOf(error)}`);
+    }
+  }
+
+  #fail(error: Error): void {
+    if (this.#contents.failure) return;
+    this.#cancelCheckpointTimer?.();
+    this.#lease.stop();
+    this.#flush.fail(error);
+    this.#onFailure(error);
+  }
+}
+
+/** A store that ignores `If-None-Match` can't keep two writers apart: the lease is all there is then. */
+async function warnIfUnconditional(bucket: Bucket, logger: Logger): Promise<void> {
+  const there = await bucket.get(VOLUME_KEY);
+  const result = await bucket.put(VOLUME_KEY, there!.bytes, { ifAbsent: true });
+  if (!result.stored) return;
+  logger.warn(
+    `${bucket.name} does not honour conditional PUTs (If-None-Match): two programs that open the ` +
+      `volume at once are kept apart by the lease alone, which is not safe against a pause`,
+  );
+}

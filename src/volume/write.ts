@@ -1,0 +1,185 @@
+/**
+ * Write: split at stripe borders → find or take a slot → copy → mark valid and dirty → reply.
+ *
+ * The bucket is needed in three cases only: a part of a block is written that is not valid (its stripe
+ * is fetched first), a stripe has so many patches that it is to be stored whole (likewise), or the
+ * bound on dirty stripes is reached (the write waits for an upload, and is never refused).
+ *
+ * A piece of up to `pieceBytes` is made in one turn, so that one batch has all of it or nothing.
+ */
+import {
+  BLOCK_BYTES,
+  DIRTY_SHARE,
+  PATCHES_MAX,
+  STRIPE_PATCHES_MAX,
+  WRITE_PIECE_BYTES_MAX,
+  ZERO_RUNS_MAX,
+} from "../limits.ts";
+import type { Done } from "./block_device.ts";
+import type { Blocked, ChangeOrder } from "./change_order.ts";
+import type { Contents } from "./contents.ts";
+import type { Fetcher } from "./fetch.ts";
+import { zeroBlocks } from "./trim.ts";
+import { isAllZero } from "./zeroes.ts";
+
+export class WritePath {
+  readonly #contents: Contents;
+  readonly #fetcher: Fetcher;
+  readonly #order: ChangeOrder;
+  readonly #onChanged: () => void;
+  /** Dirty and sealed stripes together, at most. */
+  readonly #dirtyStripesMax: number;
+  readonly #pieceBytes: number;
+
+  /** @param onChanged called in the turn of every change, when it is made */
+  constructor(contents: Contents, fetcher: Fetcher, order: ChangeOrder, onChanged: () => void) {
+    this.#contents = contents;
+    this.#fetcher = fetcher;
+    this.#order = order;
+    this.#onChanged = onChanged;
+    this.#dirtyStripesMax = Math.floor(contents.cache.slotCount * DIRTY_SHARE);
+    this.#pieceBytes = pieceBytes(this.#dirtyStripesMax, contents.stripeBytes);
+  }
+
+  /** Writes `data`, borrowed for the call, at `offset`. */
+  write(offset: number, data: Uint8Array): Done {
+    if (this.#order.isIdle && data.length <= this.#pieceBytes) {
+      this.#contents.assertAlive();
+      if (this.#tryPiece(offset, data) === null) return undefined;
+    }
+    const copy = data.slice();
+    let written = 0;
+    return this.#order.run(offset, offset + data.length, () => {
+      while (written < copy.length) {
+        const at = offset + written;
+        // pieces end where stripes do, so that a long write fills whole stripes
+        const end = written + this.#pieceBytes - at % this.#contents.stripeBytes;
+        const blocked = this.attempt(at, copy.subarray(written, end));
+        if (blocked !== null) return blocked;
+        written = Math.min(end, copy.length);
+      }
+      return null;
+    });
+  }
+
+  /** Writes one piece in this turn, or touches nothing and says what it waits for. */
+  attempt(offset: number, data: Uint8Array): Blocked | null {
+    const blocked = this.#tryPiece(offset, data);
+    return typeof blocked === "number" ? this.#fetcher.fetch([blocked]) : blocked;
+  }
+
+  /** Writes one piece in this turn, or touches nothing and says what it needs: room, or a stripe fetched. */
+  #tryPiece(offset: number, data: Uint8Array): null | "room" | number {
+    const { cache, stripeBytes } = this.#contents;
+    const end = offset + data.length;
+    let newlyDirty = 0;
+    let newSlots = 0;
+    let cleanSlots = 0;
+    for (let at = offset; at < end;) {
+      const stripe = Math.floor(at / stripeBytes);
+      const stop = Math.min(end, (stripe + 1) * stripeBytes);
+      const slot = cache.find(stripe);
+      if (this.#mustFetch(stripe, slot, at, stop)) return stripe;
+      if (slot < 0) newSlots++;
+      else if (cache.isClean(slot)) cleanSlots++;
+      if (slot < 0 || !cache.hasDirty(slot)) newlyDirty++;
+      at = stop;
+    }
+    const busy = cache.dirtySlots.size + cache.sealedStripes;
+    if (busy + newlyDirty > this.#dirtyStripesMax) return "room";
+    if (cache.available - cleanSlots < newSlots) return "room";
+    this.#copyIn(offset, data);
+    return null;
+  }
+
+  /** True if the stripe's other bytes are needed, and are neither in the cache nor known to be zero. */
+  #mustFetch(stripe: number, slot: number, start: number, end: number): boolean {
+    const { cache, map, blocksPerStripe } = this.#contents;
+    if (end - start === this.#contents.stripeBytes) return false;
+    if (start % BLOCK_BYTES !== 0 && !this.#isKnown(slot, start)) return true;
+    if (end % BLOCK_BYTES !== 0 && !this.#isKnown(slot, end)) return true;
+    if (!map.isMapped(stripe)) return false;
+    const full = map.patches(stripe).length >= STRIPE_PATCHES_MAX || map.patchCount >= PATCHES_MAX;
+    return full && (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe));
+  }
+
+  #isKnown(slot: number, byte: number): boolean {
+    const { cache, blocksPerStripe } = this.#contents;
+    const block = Math.floor(byte / BLOCK_BYTES);
+    return (slot >= 0 && cache.isValid(slot, block % blocksPerStripe)) ||
+      this.#contents.isZero(block);
+  }
+
+  /** Everything is there that is needed: copies, stripe by stripe. */
+  #copyIn(offset: number, data: Uint8Array): void {
+    const { cache, stripeBytes } = this.#contents;
+    // those that have a slot are pinned first, so that taking slots for the others can't evict them
+    for (const hasSlot of [true, false]) {
+      for (let done = 0; done < data.length;) {
+        const at = offset + done;
+        const stripe = Math.floor(at / stripeBytes);
+        const from = at - stripe * stripeBytes;
+        const length = Math.min(stripeBytes - from, data.length - done);
+        const slot = cache.find(stripe);
+        if (slot >= 0 === hasSlot) {
+          this.#copyStripe(stripe, slot, from, data.subarray(done, done + length));
+        }
+        done += length;
+      }
+    }
+    this.#onChanged();
+  }
+
+  #copyStripe(stripe: number, slot: number, from: number, data: Uint8Array): void {
+    const { cache, zeroes, blocksPerStripe } = this.#contents;
+    const to = from + data.length;
+    const aligned = from % BLOCK_BYTES === 0 && to % BLOCK_BYTES === 0;
+    const mayBeRun = aligned && (slot < 0 || !cache.hasDirty(slot)) && zeroes.count < ZERO_RUNS_MAX;
+    if (data[0] === 0 && mayBeRun && isAllZero(data)) {
+      // a run of zeroes takes no slot, and a GiB of it one record
+      const first = stripe * blocksPerStripe + from / BLOCK_BYTES;
+      zeroBlocks(this.#contents, first, first + data.length / BLOCK_BYTES);
+      return;
+    }
+    const taken = slot < 0;
+    if (taken) slot = cache.take(stripe);
+    cache.beforeOverwrite(slot);
+    this.#absorbZeroes(stripe, slot);
+    const first = Math.floor(from / BLOCK_BYTES);
+    const last = Math.floor((to - 1) / BLOCK_BYTES);
+    if (!aligned) {
+      // a block written in part is valid, or known to be zero
+      this.#zeroIfInvalid(slot, first);
+      this.#zeroIfInvalid(slot, last);
+    }
+    cache.bytes(slot, from, to).set(data);
+    cache.setDirty(slot, first, last - first + 1);
+    if (taken) cache.unpin(slot);
+  }
+
+  /** A stripe has dirty blocks or pending zeroes, never both: its zeroes become dirty blocks. */
+  #absorbZeroes(stripe: number, slot: number): void {
+    const { cache, zeroes, blocksPerStripe } = this.#contents;
+    if (zeroes.pending.count === 0) return;
+    const first = stripe * blocksPerStripe;
+    const runs = [...zeroes.pending.within(first, first + blocksPerStripe)];
+    if (runs.length === 0) return;
+    zeroes.pending.remove(first, first + blocksPerStripe);
+    for (const [start, end] of runs) {
+      cache.bytes(slot, (start - first) * BLOCK_BYTES, (end - first) * BLOCK_BYTES).fill(0);
+      cache.setDirty(slot, start - first, end - start);
+    }
+  }
+
+  #zeroIfInvalid(slot: number, block: number): void {
+    const { cache } = this.#contents;
+    if (cache.isValid(slot, block)) return;
+    cache.bytes(slot, block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES).fill(0);
+  }
+}
+
+/** The longest write that one turn makes: half of what may be dirty, so that one can be uploaded meanwhile. */
+function pieceBytes(dirtyStripesMax: number, stripeBytes: number): number {
+  const half = Math.max(1, Math.floor(dirtyStripesMax / 2)) * stripeBytes;
+  return Math.max(stripeBytes, Math.min(half, WRITE_PIECE_BYTES_MAX));
+}

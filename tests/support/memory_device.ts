@@ -1,0 +1,120 @@
+/**
+ * A disk in one Uint8Array, for tests of src/nbd and as the yardstick of its speed.
+ *
+ * `hold(verb)` makes requests of that verb wait until the test lets them go, so that a test decides
+ * what is slow instead of guessing how long "slow" takes.
+ */
+
+import type { BlockDevice, Done } from "../../src/volume/block_device.ts";
+
+export type Verb = "read" | "write" | "trim" | "zero" | "flush";
+
+interface Held {
+  verb: Verb;
+  offset: number;
+  letGo: () => void;
+  fail: (error: Error) => void;
+}
+
+export class MemoryDevice implements BlockDevice {
+  readonly blockBytes = 4096;
+  readonly preferredBytes = 65536;
+  readonly bytes: Uint8Array;
+  /** Every request in the order in which it reached the device. */
+  readonly calls: string[] = [];
+  record = false;
+  /** Requests for which this says true wait. */
+  holds: (verb: Verb, offset: number, length: number) => boolean = () => false;
+  /** Requests for which this returns an error fail with it. */
+  fails: (verb: Verb, offset: number, length: number) => Error | undefined = () => undefined;
+  #held: Held[] = [];
+  #onHeld: (() => void)[] = [];
+
+  constructor(readonly sizeBytes: number) {
+    this.bytes = new Uint8Array(sizeBytes);
+  }
+
+  tryRead(offset: number, target: Uint8Array): boolean {
+    const error = this.fails("read", offset, target.length);
+    if (error !== undefined) throw error;
+    if (this.holds("read", offset, target.length)) return false;
+    this.#note("read", offset, target.length);
+    target.set(this.bytes.subarray(offset, offset + target.length));
+    return true;
+  }
+
+  async read(offset: number, target: Uint8Array): Promise<void> {
+    await this.#perform("read", offset, target.length, () => {
+      target.set(this.bytes.subarray(offset, offset + target.length));
+    });
+  }
+
+  write(offset: number, data: Uint8Array): Done {
+    const held = this.holds("write", offset, data.length) ? data.slice() : data;
+    return this.#perform("write", offset, data.length, () => this.bytes.set(held, offset));
+  }
+
+  trim(offset: number, length: number): Done {
+    return this.#perform("trim", offset, length, () => {
+      const first = Math.ceil(offset / this.blockBytes) * this.blockBytes;
+      const end = Math.floor((offset + length) / this.blockBytes) * this.blockBytes;
+      if (first < end) this.bytes.fill(0, first, end);
+    });
+  }
+
+  zero(offset: number, length: number): Done {
+    return this.#perform("zero", offset, length, () => this.bytes.fill(0, offset, offset + length));
+  }
+
+  flush(): Done {
+    return this.#perform("flush", 0, 0, () => {});
+  }
+
+  /** How many requests wait. */
+  get heldCount(): number {
+    return this.#held.length;
+  }
+
+  /** Resolves when `count` requests wait. */
+  async untilHeld(count: number): Promise<void> {
+    while (this.#held.length < count) {
+      await new Promise<void>((resolve) => this.#onHeld.push(resolve));
+    }
+  }
+
+  /** Lets the request that has waited longest go on, or every one that waits. */
+  release(): void {
+    this.#held.shift()!.letGo();
+  }
+
+  releaseAll(): void {
+    for (const held of this.#held.splice(0)) held.letGo();
+  }
+
+  /** Lets the request that has waited longest fail. */
+  failHeld(error: Error): void {
+    this.#held.shift()!.fail(error);
+  }
+
+  #perform(verb: Verb, offset: number, length: number, action: () => void): Done {
+    const error = this.fails(verb, offset, length);
+    if (error !== undefined) throw error;
+    this.#note(verb, offset, length);
+    if (!this.holds(verb, offset, length)) {
+      action();
+      return undefined;
+    }
+    return new Promise<void>((resolve, reject) => {
+      const letGo = () => {
+        action();
+        resolve();
+      };
+      this.#held.push({ verb, offset, letGo, fail: reject });
+      for (const onHeld of this.#onHeld.splice(0)) onHeld();
+    });
+  }
+
+  #note(verb: Verb, offset: number, length: number): void {
+    if (this.record) this.calls.push(`${verb} ${offset} ${length}`);
+  }
+}

@@ -1,0 +1,343 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { defaultSettings, parseConfig } from "../../src/config.ts";
+import { KEYS } from "../../src/config_keys.ts";
+import { UsageError } from "../../src/errors.ts";
+import { ORIGINAL_CONFIG } from "../support/original_config.ts";
+
+/** The smallest file there is, with more keys behind it. */
+function withBucket(rest: string, section: "s3" | "server" = "s3"): string {
+  return `[s3]\nBUCKET=my-bucket\n${section === "server" ? "[server]\n" : ""}${rest}\n`;
+}
+
+function settingsOf(text: string) {
+  return parseConfig(text, "/etc/elasticdrive/config.ini");
+}
+
+function mistakesOf(text: string): string[] {
+  return assertThrows(() => parseConfig(text, "config.ini"), UsageError).message.split("\n");
+}
+
+/** The value of one key, alone in its section. */
+function valueOf(field: keyof typeof KEYS, text: string) {
+  const { section, name } = KEYS[field];
+  return settingsOf(withBucket(`${name}=${text}`, section))[field];
+}
+
+function assertRefused(field: keyof typeof KEYS, text: string): void {
+  const { section, name } = KEYS[field];
+  const mistakes = mistakesOf(withBucket(`${name} = ${text}`, section));
+  const line = section === "s3" ? 3 : 4;
+  assertEquals(mistakes.length, 1, `${name}=${text}: ${mistakes}`);
+  assert(
+    mistakes[0].startsWith(`config.ini:${line}: ${name} can't be "${text}"; allowed: `),
+    mistakes[0],
+  );
+}
+
+Deno.test("the original program's configuration is accepted as it stands", () => {
+  const { file: _file, lines: _lines, ...settings } = settingsOf(ORIGINAL_CONFIG);
+  assertEquals(settings, {
+    accessKeyId: "1234567890ABCDEFGHIK",
+    secretAccessKey: "RXRXRXRXR123890713287525ABCDEFGGHIJKLzzz",
+    bucket: { kind: "s3", name: "the.name.of.the.bucket.to.create" },
+    stripeBytes: 65536,
+    volumeBytes: 16777216,
+    prefix: "",
+    pathStyle: true,
+    port: 9999,
+    debug: false,
+    cacheStripes: 1024,
+    cacheTtlMs: 60_000,
+    listen: "127.0.0.1",
+    ioTimeoutMs: undefined,
+    uploads: 4,
+    readaheadBytes: 4 * 1024 * 1024,
+    flushAfterMs: 5000,
+  });
+});
+
+Deno.test("a bucket alone is a configuration, and everything else has its default", () => {
+  const settings = settingsOf("[s3]\nBUCKET=my-bucket");
+  assertEquals(settings.bucket, { kind: "s3", name: "my-bucket" });
+  assertEquals(settings.stripeBytes, undefined);
+  assertEquals(settings.volumeBytes, undefined);
+  assertEquals(settings.accessKeyId, undefined);
+  assertEquals(settings.pathStyle, false);
+  assertEquals([settings.listen, settings.port], ["127.0.0.1", 9999]);
+});
+
+Deno.test("without a file the disk is 1 GiB in the working directory", () => {
+  const settings = defaultSettings("/home/me");
+  assertEquals(settings.bucket, { kind: "directory", path: "/home/me/elasticdrive-data" });
+  assertEquals(settings.volumeBytes, 1024 ** 3);
+  assertEquals([settings.listen, settings.port], ["127.0.0.1", 9999]);
+});
+
+Deno.test("case, spaces, CRLF, a byte order mark, and both kinds of comment don't matter", () => {
+  const text =
+    "\uFEFF[S3]\r\n; one\r\n  # two\r\n\tbucket \t=  my-bucket  \r\n\r\n[Server]\r\nPort=1\r\n";
+  const settings = settingsOf(text);
+  assertEquals(settings.bucket, { kind: "s3", name: "my-bucket" });
+  assertEquals(settings.port, 1);
+  assertEquals(settings.lines, { bucket: 4, port: 7 });
+});
+
+Deno.test("a value goes to the end of its line, so a secret may hold # and =", () => {
+  const settings = settingsOf(
+    withBucket("AWS_ACCESS_KEY_ID=AKIA\nAWS_SECRET_ACCESS_KEY=a/b+c=#d;e"),
+  );
+  assertEquals(settings.secretAccessKey, "a/b+c=#d;e");
+});
+
+Deno.test("a section may be opened twice", () => {
+  const settings = settingsOf("[s3]\nBUCKET=my-bucket\n[server]\nport=1\n[s3]\nREGION=eu-west-1");
+  assertEquals(settings.region, "eu-west-1");
+});
+
+Deno.test("sizes are bytes or take K, M, G and T, which are powers of 1024", () => {
+  const sizes = ["4096", "4k", "4 K", "4KB", "4KiB", "1M", "1G", "1T", "1024t"];
+  const bytes = [4096, 4096, 4096, 4096, 4096, 2 ** 20, 2 ** 30, 2 ** 40, 2 ** 50];
+  assertEquals(sizes.map((text) => valueOf("volumeBytes", text)), bytes);
+  for (const text of ["4096.5", "-4096", "4X", "0x1000", "1e6", "4 K M", "K", "1025T", "0"]) {
+    assertRefused("volumeBytes", text);
+  }
+});
+
+Deno.test("yes and no can be written in four ways", () => {
+  for (const text of ["1", "yes", "TRUE", "On"]) assertEquals(valueOf("debug", text), true);
+  for (const text of ["0", "no", "False", "OFF"]) assertEquals(valueOf("debug", text), false);
+  for (const text of ["2", "y", "constructor", "enabled"]) assertRefused("debug", text);
+});
+
+Deno.test("STRIPE is a power of two from 4096 to 4 MiB", () => {
+  assertEquals(valueOf("stripeBytes", "4096"), 4096);
+  assertEquals(valueOf("stripeBytes", "4M"), 4 * 1024 * 1024);
+  for (const text of ["65535", "2048", "8M", "12K", "0"]) assertRefused("stripeBytes", text);
+});
+
+Deno.test("VOLUMESIZE is a multiple of STRIPE, or of 4096 as long as STRIPE is the volume's", () => {
+  assertEquals(valueOf("volumeBytes", "12288"), 12288);
+  assertEquals(settingsOf(withBucket("STRIPE=64K\nVOLUMESIZE=1G")).volumeBytes, 2 ** 30);
+  assertEquals(mistakesOf(withBucket("VOLUMESIZE=16777217\nSTRIPE=64K")), [
+    "config.ini:3: VOLUMESIZE can't be 16777217; allowed: a multiple of STRIPE (65536 bytes), " +
+    "such as 16777216 or 16842752",
+  ]);
+  assertEquals(mistakesOf(withBucket("VOLUMESIZE=5000")), [
+    "config.ini:3: VOLUMESIZE can't be 5000; allowed: a multiple of the block (4096 bytes), " +
+    "such as 4096 or 8192",
+  ]);
+  assertStringIncludes(mistakesOf(withBucket("VOLUMESIZE=5000\nSTRIPE=64K"))[0], "such as 65536");
+});
+
+Deno.test("a wrong STRIPE is one mistake, and VOLUMESIZE is not measured by it", () => {
+  assertEquals(mistakesOf(withBucket("STRIPE=65000\nVOLUMESIZE=65000")).length, 1);
+});
+
+Deno.test("bucket names follow S3's rules", () => {
+  const good = ["abc", "my-bucket", "a.b.c", "1bucket", "x".repeat(63)];
+  for (const name of good) {
+    assertEquals(settingsOf(`[s3]\nBUCKET=${name}`).bucket, { kind: "s3", name });
+  }
+  const bad = ["ab", "x".repeat(64), "My-Bucket", "my_bucket", "-abc", "abc.", "a..b", "10.0.0.1"];
+  for (const name of [...bad, "s3://abc", "abc/def", '"my-bucket"', "/srv/disk"]) {
+    const [mistake, ...more] = mistakesOf(`[s3]\nBUCKET=${name}`);
+    assertEquals(more, []);
+    assertStringIncludes(mistake, `config.ini:2: BUCKET can't be "${name.slice(0, 60)}`);
+  }
+});
+
+Deno.test("BUCKET=file: is a directory, relative to the file's folder", () => {
+  const pathOf = (text: string) => settingsOf(`[s3]\nBUCKET=${text}`).bucket;
+  assertEquals(pathOf("file:/srv/disk"), { kind: "directory", path: "/srv/disk" });
+  assertEquals(pathOf("file:///srv/disk/"), { kind: "directory", path: "/srv/disk" });
+  assertEquals(pathOf("file:disk"), { kind: "directory", path: "/etc/elasticdrive/disk" });
+  assertEquals(pathOf("FILE:../my disk"), { kind: "directory", path: "/etc/my disk" });
+  for (const text of ["file:", "file:~/disk", "file://host/disk"]) {
+    assertStringIncludes(mistakesOf(`[s3]\nBUCKET=${text}`)[0], `BUCKET can't be "${text}"`);
+  }
+});
+
+Deno.test("the original's file is accepted with its bucket switched to a directory", () => {
+  const settings = settingsOf(ORIGINAL_CONFIG.replace(/^BUCKET=.*/m, "BUCKET=file:/srv/disk"));
+  assertEquals(settings.bucket, { kind: "directory", path: "/srv/disk" });
+});
+
+Deno.test("keys that mean nothing to a directory are refused with one", () => {
+  const text = "[s3]\nBUCKET=file:/x\nENDPOINT=http://h\nREGION=r\nPATH_STYLE=no\nSTORAGE_CLASS=X";
+  assertEquals(
+    mistakesOf(text),
+    ["ENDPOINT", "REGION", "PATH_STYLE", "STORAGE_CLASS"].map((name, i) =>
+      `config.ini:${i + 3}: ${name} means nothing to a BUCKET=file: directory; remove it`
+    ),
+  );
+});
+
+Deno.test("a missing BUCKET is a mistake of the whole file, and a wrong one isn't also missing", () => {
+  assertMatch(mistakesOf("")[0], /^config\.ini: \[s3\] BUCKET is missing: /);
+  assertEquals(mistakesOf("[s3]\nBUCKET=?").length, 1);
+  assertEquals(mistakesOf("[s3]\nBUCKET=").length, 1);
+});
+
+Deno.test("one half of the AWS key is refused, whichever it is", () => {
+  assertStringIncludes(
+    mistakesOf(withBucket("AWS_ACCESS_KEY_ID=AKIA"))[0],
+    "config.ini:3: AWS_ACCESS_KEY_ID is given without AWS_SECRET_ACCESS_KEY; allowed: both, or neither",
+  );
+  assertStringIncludes(
+    mistakesOf(withBucket("AWS_SECRET_ACCESS_KEY=s"))[0],
+    "config.ini:3: AWS_SECRET_ACCESS_KEY is given without AWS_ACCESS_KEY_ID",
+  );
+});
+
+Deno.test("no error message shows a secret, however it is written wrong", () => {
+  const secret = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY00";
+  const id = "AWS_ACCESS_KEY_ID=AKIA";
+  const wrong = [
+    `${id}\nAWS_SECRET_ACCESS_KEY="${secret}"`,
+    `${id}\nAWS_SECRET_ACCESS_KEY=x ${secret}`,
+    `${id}\nAWS_SECRET_ACCESS_KEY ${secret}`,
+    `${id}\nAWS_SECRET_ACCESS_KEY: ${secret}`,
+    `${id}\nAWS_SECRET_ACCESS_KEY=\n${secret}`,
+    `${id}\nAWS_SECRET_KEY=${secret}`,
+    `${id}\nAWS_SECRET_ACCESS_KEY=${secret}\nAWS_SECRET_ACCESS_KEY=${secret}`,
+    `AWS_SECRET_ACCESS_KEY=${secret}`,
+  ];
+  for (const text of wrong) {
+    const message = mistakesOf(withBucket(text)).join("\n");
+    assert(!message.includes(secret.slice(0, 8)), message);
+  }
+});
+
+Deno.test("an ENDPOINT is an http or https URL, and makes path style the default", () => {
+  assertEquals(valueOf("endpoint", "http://127.0.0.1:9000/"), "http://127.0.0.1:9000");
+  assertEquals(valueOf("endpoint", "https://s3.example.com"), "https://s3.example.com");
+  for (const text of ["s3.example.com", "localhost:9000", "ftp://h", "http://", "http://a b"]) {
+    assertRefused("endpoint", text);
+  }
+  for (const text of ["http://user:pass@h", "http://h/?a=b", "http://h/#x"]) {
+    assertRefused("endpoint", text);
+  }
+  assertEquals(settingsOf(withBucket("ENDPOINT=http://h")).pathStyle, true);
+  assertEquals(settingsOf(withBucket("ENDPOINT=http://h\nPATH_STYLE=no")).pathStyle, false);
+});
+
+Deno.test("PREFIX ends in a slash however it is written, and can't leave its place", () => {
+  assertEquals(valueOf("prefix", "disks/one"), "disks/one/");
+  assertEquals(valueOf("prefix", "disks/one/"), "disks/one/");
+  for (
+    const text of ["/", "/a", "a//b", "..", "a/../b", "./a", "a b", "a?b", "ü", "x".repeat(513)]
+  ) {
+    const mistakes = mistakesOf(withBucket(`PREFIX=${text}`));
+    assertStringIncludes(mistakes[0], `config.ini:3: PREFIX can't be "${text.slice(0, 60)}`);
+  }
+});
+
+Deno.test("a storage class that can't be read at once is refused", () => {
+  assertEquals(valueOf("storageClass", "STANDARD_IA"), "STANDARD_IA");
+  assertEquals(valueOf("storageClass", "GLACIER_IR"), "GLACIER_IR");
+  for (const text of ["GLACIER", "deep_archive", "a class"]) assertRefused("storageClass", text);
+});
+
+Deno.test("numbers outside their range are refused", () => {
+  assertEquals(valueOf("port", "0"), 0);
+  for (const text of ["65536", "-1", "http", "99 99"]) assertRefused("port", text);
+  assertEquals(valueOf("cacheStripes", "16"), 16);
+  for (const text of ["15", "1e9", "12.5"]) assertRefused("cacheStripes", text);
+  assertEquals([valueOf("uploads", "1"), valueOf("uploads", "64")], [1, 64]);
+  for (const text of ["0", "65"]) assertRefused("uploads", text);
+  assertEquals([valueOf("readaheadBytes", "0"), valueOf("readaheadBytes", "1G")], [0, 2 ** 30]);
+  assertRefused("readaheadBytes", "2G");
+});
+
+Deno.test("seconds may have a fraction and become milliseconds; no iotimeout is waiting for ever", () => {
+  assertEquals(valueOf("flushAfterMs", "0.25"), 250);
+  assertEquals(valueOf("cacheTtlMs", "3600"), 3_600_000);
+  assertEquals(valueOf("ioTimeoutMs", "30"), 30_000);
+  assertEquals(valueOf("ioTimeoutMs", "0"), undefined);
+  for (const text of ["0", "5s", "-1", "1e3", "2000001", "NaN"]) {
+    assertRefused("flushAfterMs", text);
+  }
+});
+
+Deno.test("a cache of a TiB or more is refused, reckoned with the stripe there will be", () => {
+  const [mistake] = mistakesOf(withBucket("cachesize=16777216", "server"));
+  assertStringIncludes(mistake, "config.ini:4: cachesize can't be 16777216");
+  assertStringIncludes(mistake, "1 TiB of memory; allowed: up to 16777215");
+  assertEquals(
+    settingsOf("[s3]\nBUCKET=my-bucket\nSTRIPE=4096\n[server]\ncachesize=16777216").cacheStripes,
+    16777216,
+  );
+});
+
+Deno.test("listen takes one address or name, and points to port for the rest", () => {
+  for (const host of ["0.0.0.0", "::", "::1", "fe80::1", "localhost", "nas.local"]) {
+    assertEquals(valueOf("listen", host), host);
+  }
+  assertEquals(valueOf("listen", "[::1]"), "::1");
+  for (const text of ["127.0.0.1:9999", "a b", "tcp://h", "*"]) assertRefused("listen", text);
+});
+
+Deno.test("a socket switches TCP off unless a line asks for it", () => {
+  const alone = settingsOf(withBucket("socket=/run/ed.sock", "server"));
+  assertEquals([alone.socket, alone.listen], ["/run/ed.sock", undefined]);
+  for (const line of ["port=9999", "listen=127.0.0.1"]) {
+    const both = settingsOf(withBucket(`socket=ed.sock\n${line}`, "server"));
+    assertEquals(both.socket, "/etc/elasticdrive/ed.sock");
+    assertEquals([both.listen, both.port], ["127.0.0.1", 9999]);
+  }
+});
+
+Deno.test("a socket path longer than the system takes is refused", () => {
+  const path = `/${"x".repeat(106)}`;
+  assertEquals(valueOf("socket", path), path);
+  const [mistake] = mistakesOf(withBucket(`socket=${path}x`, "server"));
+  assertStringIncludes(mistake, "allowed: a path of at most 107 bytes");
+  assertStringIncludes(mistakesOf(withBucket("socket=~/s", "server"))[0], "without ~");
+});
+
+Deno.test("an unknown key is refused with the nearest known one, if one is near", () => {
+  assertEquals(mistakesOf(withBucket("cachsize=1", "server")), [
+    'config.ini:4: unknown key "cachsize" in [server]; did you mean cachesize?',
+  ]);
+  assertEquals(mistakesOf(withBucket("VOLUME_SIZE=1")), [
+    'config.ini:3: unknown key "VOLUME_SIZE" in [s3]; did you mean VOLUMESIZE?',
+  ]);
+  assertMatch(mistakesOf(withBucket("compression=1"))[0], /"compression" in \[s3\]; allowed: AWS_/);
+});
+
+Deno.test("an unknown section is one mistake, whatever stands in it", () => {
+  assertEquals(mistakesOf(withBucket("[sever]\nport=1\nfoo=2")), [
+    "config.ini:3: unknown section [sever]; did you mean [server]?",
+  ]);
+  assertMatch(mistakesOf(withBucket("[database]"))[0], /allowed: \[s3\], \[server\]$/);
+});
+
+Deno.test("a key in the wrong section, or in none, is told where it belongs", () => {
+  assertEquals(mistakesOf("port=1\n[server]\nBUCKET=my-bucket"), [
+    "config.ini:1: port stands before any section; it belongs in [server]",
+    "config.ini:3: BUCKET stands in [server]; it belongs in [s3]",
+  ]);
+});
+
+Deno.test("a key given twice is refused, with both lines", () => {
+  assertEquals(mistakesOf(withBucket("bucket=other")), [
+    "config.ini:3: BUCKET is given a second time; the first is in line 2",
+  ]);
+});
+
+Deno.test("a key without a value, and a line that is nothing, are refused", () => {
+  assertEquals(mistakesOf(withBucket("REGION=\nREGION\n[server\n= 5\n\u0000")), [
+    "config.ini:3: REGION has no value; allowed: a region's name, such as eu-central-1",
+    'config.ini:4: "REGION ..." is neither [section] nor key = value nor a # comment',
+    'config.ini:5: "[server ..." is neither [section] nor key = value nor a # comment',
+    "config.ini:6: this is neither [section] nor key = value nor a # comment",
+    "config.ini:7: this is neither [section] nor key = value nor a # comment",
+  ]);
+});
+
+Deno.test("all mistakes are reported together, in the order of their lines", () => {
+  const text = "[s3]\nSTRIPE=65000\nBUKET=x\n[server]\nport=70000\ncachettl=x\nlog=1";
+  const places = mistakesOf(text).map((m) => /^config\.ini(:\d+)?/.exec(m)![0]);
+  const lines = ["", ":2", ":3", ":5", ":6", ":7"];
+  assertEquals(places, lines.map((line) => `config.ini${line}`));
+});
