@@ -35,7 +35,10 @@ export const OPTION_BYTES_MAX = 16 * KIB;
 export const IN_FLIGHT_BYTES_MAX = 64 * MIB;
 /** Requests of one connection that wait for the bucket; the kernel sends 128 at most. */
 export const IN_FLIGHT_REQUESTS_MAX = 1024;
-/** What one read of a socket may bring: a few requests of 256 KiB, or thousands of small ones. */
+/**
+ * What one read of a socket may bring: two requests of 256 KiB, or thousands of small ones. Twice as much was
+ * slower: it no longer fits the second-level cache (1 MiB) together with what the requests touch.
+ */
 export const RECEIVE_BUFFER_BYTES = 512 * KIB;
 /** Replies of one turn are joined in a buffer of this size; a connection has two of them. */
 export const REPLY_BUFFER_BYTES = 512 * KIB;
@@ -119,12 +122,6 @@ export const OUTAGE_REPORT_MS = 30_000;
 export const S3_IDLE_SOCKETS_MAX = 64;
 /** A temporary file of a directory bucket older than this belongs to a process that died. */
 export const STALE_TEMP_MS = 3_600_000;
-/**
- * A directory's listing is kept for its next page only if the directory had been left alone this long
- * when it was read: file systems keep times in steps of up to 2 s (FAT; ext4 and xfs 4 ms), so a later
- * change then shows in its mtime for certain.
- */
-export const LISTING_SETTLED_MS = 3_000;
 
 // ---- memory
 

@@ -34,12 +34,6 @@ export type PutCondition = { ifAbsent: true } | { ifMatch: string };
 /** What a `put` came to: stored, or refused by its condition. */
 export type PutResult = { stored: true; etag: string } | { stored: false };
 
-export interface ListedObject {
-  key: string;
-  /** In bytes. */
-  size: number;
-}
-
 export interface Bucket {
   /** For messages: `s3://bucket/prefix` or `file:/path`. */
   readonly name: string;
@@ -58,10 +52,10 @@ export interface Bucket {
   /** Removes objects; a key that is not there is no error. At most 1,000 keys. */
   delete(keys: string[], signal?: AbortSignal): Promise<void>;
   /**
-   * One page of the keys that begin with `prefix` and sort behind `startAfter` (both relative to
-   * the bucket's own prefix), in byte order, at most 1,000. An empty page is the end.
+   * The first of the keys that begin with `prefix` and sort behind `startAfter` (both relative to the
+   * bucket's own prefix), in byte order: as many as one request brings. None means that there are no more.
    */
-  list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<ListedObject[]>;
+  list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<string[]>;
   /** Gives back connections and handles. */
   close(): void;
 }

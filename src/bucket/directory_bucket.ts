@@ -21,16 +21,9 @@
  */
 import type { Chance, Clock } from "../clock.ts";
 import { messageOf, UnavailableError, UsageError } from "../errors.ts";
-import { KEYS_MAX, STALE_TEMP_MS } from "../limits.ts";
-import type {
-  Bucket,
-  ByteRange,
-  FoundObject,
-  ListedObject,
-  PutCondition,
-  PutResult,
-} from "./bucket.ts";
-import { DirectoryListing } from "./directory_listing.ts";
+import { STALE_TEMP_MS } from "../limits.ts";
+import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
+import { listDirectory } from "./directory_listing.ts";
 
 const TEMP = ".tmp";
 const LOCK = ".lock";
@@ -43,16 +36,14 @@ export class DirectoryBucket implements Bucket {
   readonly #path: string;
   readonly #chance: Chance;
   readonly #lock: Deno.FsFile;
-  readonly #listing: DirectoryListing;
   /** The end of the queue of this process for the lock: flock tells processes apart, this its callers. */
   #lockQueue: Promise<unknown> = Promise.resolve();
 
-  private constructor(path: string, clock: Clock, chance: Chance, lock: Deno.FsFile) {
+  private constructor(path: string, chance: Chance, lock: Deno.FsFile) {
     this.name = `file:${path}`;
     this.#path = path;
     this.#chance = chance;
     this.#lock = lock;
-    this.#listing = new DirectoryListing(path, clock, [TEMP, LOCK]);
   }
 
   /**
@@ -75,7 +66,7 @@ export class DirectoryBucket implements Bucket {
         create: true,
         mode: FILE_MODE,
       });
-      const bucket = new DirectoryBucket(root, clock, chance, lock);
+      const bucket = new DirectoryBucket(root, chance, lock);
       await bucket.#removeStaleTemps(clock.now());
       await bucket.#probe();
       return bucket;
@@ -152,9 +143,10 @@ export class DirectoryBucket implements Bucket {
     }
   }
 
-  async list(prefix: string, startAfter = "", signal?: AbortSignal): Promise<ListedObject[]> {
+  async list(prefix: string, startAfter = "", signal?: AbortSignal): Promise<string[]> {
     try {
-      return await this.#listing.page(prefix, startAfter, KEYS_MAX, signal);
+      signal?.throwIfAborted();
+      return await listDirectory(this.#path, [TEMP, LOCK], prefix, startAfter);
     } catch (error) {
       throw this.#failure("list", `${prefix}*`, error, signal);
     }

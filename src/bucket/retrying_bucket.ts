@@ -8,14 +8,7 @@
  * read in the object whose it is (DESIGN.md, section 6).
  */
 import { TRY_BYTES_UNKNOWN } from "../limits.ts";
-import type {
-  Bucket,
-  ByteRange,
-  FoundObject,
-  ListedObject,
-  PutCondition,
-  PutResult,
-} from "./bucket.ts";
+import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
 import { Retries, type RetryOptions } from "./retries.ts";
 
 /** Requests answered, by kind, and bytes of objects moved; `retries` are the tries that came on top. */
@@ -95,7 +88,7 @@ export class RetryingBucket implements Bucket {
     this.#counts.deletes++;
   }
 
-  async list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<ListedObject[]> {
+  async list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<string[]> {
     const request = { what: `list ${prefix}*`, bytes: 0 };
     const page = await this.#retries.run(
       request,

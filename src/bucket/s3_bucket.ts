@@ -28,14 +28,7 @@ import type { Clock } from "../clock.ts";
 import { UnavailableError, UsageError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import { KEYS_MAX } from "../limits.ts";
-import type {
-  Bucket,
-  ByteRange,
-  FoundObject,
-  ListedObject,
-  PutCondition,
-  PutResult,
-} from "./bucket.ts";
+import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
 import { readBody } from "./s3_body.ts";
 import { createClient, resolveRegion, type S3Options } from "./s3_client.ts";
 import {
@@ -161,7 +154,7 @@ export class S3Bucket implements Bucket {
     throw s3Failure(error, { ...operation, what: `delete ${failed.Key}` }, this.#place);
   }
 
-  async list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<ListedObject[]> {
+  async list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<string[]> {
     const command = new ListObjectsV2Command({
       Bucket: this.#options.bucket,
       Prefix: this.#prefix + prefix,
@@ -172,10 +165,7 @@ export class S3Bucket implements Bucket {
       () => this.#client.send(command, { abortSignal: signal }),
       { what: `list ${prefix}*`, permission: "s3:ListBucket", signal },
     );
-    return (answer.Contents ?? []).map(({ Key, Size }) => ({
-      key: Key!.slice(this.#prefix.length),
-      size: Size!,
-    }));
+    return (answer.Contents ?? []).map(({ Key }) => Key!.slice(this.#prefix.length));
   }
 
   close(): void {

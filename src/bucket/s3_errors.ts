@@ -197,18 +197,12 @@ const NETWORK: [RegExp, string][] = [
 function explainSilence(error: SdkError): Explanation {
   const code = codeOf(error);
   const said = messageOf(error);
-  if (/run access/.test(said)) {
-    return {
-      text: "the AWS profile has a credential_process, and this program may not start others: " +
-        "put keys into config.ini or the profile, or use an instance role",
-      permanent: true,
-    };
-  }
   if (code === "CredentialsProviderError" || code === "TokenProviderError") {
     return {
+      // Of a credential_process the chain says nothing: starting programs is not among our permissions.
       text:
         `no credentials (${said}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in config.ini, or ` +
-        "use the environment, ~/.aws or an instance role",
+        "use the environment, ~/.aws (a credential_process is not run) or an instance role",
       permanent: true,
     };
   }

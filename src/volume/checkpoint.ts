@@ -84,7 +84,7 @@ export async function listAll(bucket: Bucket, prefix: string, startAfter?: strin
   for (let after = startAfter;; after = keys.at(-1)) {
     const page = await bucket.list(prefix, after);
     if (page.length === 0) return keys;
-    for (const { key } of page) keys.push(key);
+    for (const key of page) keys.push(key);
   }
 }
 

@@ -65,7 +65,7 @@ Deno.test("a bucket is opened", async (t) => {
     assertEquals([one.name, all.name], ["s3://drive/disks/one", "s3://drive"]);
     await one.put("log/1", bytesOf("one"));
     await two.put("log/1", bytesOf("two!"));
-    assertEquals(await one.list(""), [{ key: "log/1", size: 3 }]);
+    assertEquals(await one.list(""), ["log/1"]);
     assertEquals(await keysBelow(all, ""), ["disks/one/log/1", "disks/two/log/1"]);
     await one.delete(["log/1"]);
     assertEquals(await keysBelow(all, ""), ["disks/two/log/1"]);

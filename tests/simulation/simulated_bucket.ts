@@ -8,7 +8,6 @@ import type {
   Bucket,
   ByteRange,
   FoundObject,
-  ListedObject,
   PutCondition,
   PutResult,
 } from "../../src/bucket/bucket.ts";
@@ -49,7 +48,7 @@ export class SimulatedBucket implements Bucket {
     return this.#request(`delete ${keys[0]}`, () => this.bucket.delete(keys));
   }
 
-  list(prefix: string, startAfter?: string): Promise<ListedObject[]> {
+  list(prefix: string, startAfter?: string): Promise<string[]> {
     return this.#request(`list ${prefix}`, () => this.bucket.list(prefix, startAfter));
   }
 

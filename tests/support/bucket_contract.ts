@@ -25,8 +25,7 @@ export async function keysBelow(bucket: Bucket, prefix: string): Promise<string[
   while (true) {
     const page = await bucket.list(prefix, keys.at(-1));
     if (page.length === 0) return keys;
-    assert(page.length <= 1000, `a page of ${page.length}`);
-    keys.push(...page.map((object) => object.key));
+    keys.push(...page);
   }
 }
 
@@ -85,7 +84,7 @@ const contract: Record<string, (bucket: Bucket) => Promise<void>> = {
     const found = await bucket.get("empty");
     assertEquals([found!.bytes.length, found!.size], [0, 0]);
     assertEquals((await bucket.get("empty", { offset: 0, length: 9 }))!.bytes.length, 0);
-    assertEquals(await bucket.list(""), [{ key: "empty", size: 0 }]);
+    assertEquals(await bucket.list(""), ["empty"]);
   },
 
   "eight MiB come back as they were, also in part": async (bucket) => {
@@ -170,19 +169,16 @@ const contract: Record<string, (bucket: Bucket) => Promise<void>> = {
     assert((await bucket.put("log/1", bytesOf("again"))).stored);
   },
 
-  "list gives keys and sizes below a prefix in byte order": async (bucket) => {
+  "list gives the keys below a prefix in byte order": async (bucket) => {
     const keys = ["log/0000000002", "log/0000000010", "log-old", "map/7/1", "map/10/1", "logs"];
     for (const key of keys) await bucket.put(key, bytesOf(key));
     assertEquals(
-      (await bucket.list("")).map((object) => object.key),
+      await bucket.list(""),
       ["log-old", "log/0000000002", "log/0000000010", "logs", "map/10/1", "map/7/1"],
     );
-    assertEquals(await bucket.list("log/"), [
-      { key: "log/0000000002", size: 14 },
-      { key: "log/0000000010", size: 14 },
-    ]);
+    assertEquals(await bucket.list("log/"), ["log/0000000002", "log/0000000010"]);
     assertEquals((await bucket.list("log/00000000", "log/0000000002")).length, 1);
-    assertEquals((await bucket.list("map/", "map/10/1")).map((o) => o.key), ["map/7/1"]);
+    assertEquals(await bucket.list("map/", "map/10/1"), ["map/7/1"]);
     assertEquals((await bucket.list("map/", "map/10/0")).length, 2);
     assertEquals((await bucket.list("map/", "aaa")).length, 2);
     assertEquals(await bucket.list("map/", "map/7/1"), []);
@@ -198,14 +194,14 @@ const contract: Record<string, (bucket: Bucket) => Promise<void>> = {
     }
     assertEquals(await keysBelow(bucket, "log/"), Array.from({ length: 2100 }, (_, n) => key(n)));
     const page = await bucket.list("log/");
-    assertEquals(page.length, 1000);
+    assertEquals(page[0], key(0));
     await bucket.put(`${key(1500)}-new`, new Uint8Array(0));
     await bucket.delete([key(1000)]);
-    const next = await bucket.list("log/", page.at(-1)!.key);
-    assertEquals(next[0].key, key(1001));
-    assert(next.some((object) => object.key === `${key(1500)}-new`));
+    const next = await bucket.list("log/", key(999));
+    assertEquals(next[0], key(1001));
+    assert(next.includes(`${key(1500)}-new`));
     for (let keys; (keys = await bucket.list("log/")).length > 0;) {
-      await bucket.delete(keys.map((object) => object.key));
+      await bucket.delete(keys.slice(0, 1000));
     }
   },
 

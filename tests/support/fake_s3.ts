@@ -9,6 +9,7 @@ export interface FakeRequest {
   path: string;
   /** Names in lower case. */
   headers: Record<string, string>;
+  body: string;
 }
 
 /** `cutAfter`: close the connection after so many bytes of the body. `hang`: answer nothing (more). */
@@ -27,26 +28,39 @@ export interface FakeS3 extends AsyncDisposable {
   /** Connections open now. */
   readonly connections: ReadonlySet<Deno.Conn>;
   readonly requests: readonly FakeRequest[];
-  /** Resolves when a connection has ended since the last call. */
-  untilClosed(): Promise<void>;
+  /** Answers sent, the cut ones too. */
+  readonly answered: number;
+  /** Resolves when `condition` holds; it is looked at whenever one of the above changes. */
+  until(condition: () => boolean): Promise<void>;
 }
 
 export function startFakeS3(answer: (request: FakeRequest) => FakeAnswer): Promise<FakeS3> {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const connections = new Set<Deno.Conn>();
   const requests: FakeRequest[] = [];
-  let ended = Promise.withResolvers<void>();
+  let answered = 0;
+  let change = Promise.withResolvers<void>();
+  const changed = () => {
+    change.resolve();
+    change = Promise.withResolvers();
+  };
 
   const serve = async (connection: Deno.Conn) => {
     connections.add(connection);
+    changed();
     const reader = new RequestReader(connection);
     for (let request; (request = await reader.next());) {
       requests.push(request);
-      if (!await send(connection, answer(request))) break;
+      changed();
+      const sent = () => {
+        answered++;
+        changed();
+      };
+      if (!await send(connection, answer(request), sent)) break;
     }
     connections.delete(connection);
     close(connection);
-    ended.resolve();
+    changed();
   };
   const accepting = (async () => {
     for await (const connection of listener) void serve(connection).catch(() => close(connection));
@@ -56,9 +70,11 @@ export function startFakeS3(answer: (request: FakeRequest) => FakeAnswer): Promi
     endpoint: `http://127.0.0.1:${listener.addr.port}`,
     connections,
     requests,
-    async untilClosed() {
-      await ended.promise;
-      ended = Promise.withResolvers();
+    get answered() {
+      return answered;
+    },
+    async until(condition) {
+      while (!condition()) await change.promise;
     },
     async [Symbol.asyncDispose]() {
       listener.close();
@@ -77,7 +93,11 @@ function close(connection: Deno.Conn): void {
 }
 
 /** False when the connection is to be closed. */
-async function send(connection: Deno.Conn, answer: FakeAnswer): Promise<boolean> {
+async function send(
+  connection: Deno.Conn,
+  answer: FakeAnswer,
+  sent: () => void,
+): Promise<boolean> {
   const { status = 200, headers = {}, body = "", contentLength, cutAfter } = answer;
   const bytes = new TextEncoder().encode(body);
   if (!answer.hang || cutAfter !== undefined) {
@@ -85,6 +105,7 @@ async function send(connection: Deno.Conn, answer: FakeAnswer): Promise<boolean>
     for (const [name, value] of Object.entries(headers)) lines.push(`${name}: ${value}`);
     await writeAll(connection, new TextEncoder().encode(lines.join("\r\n") + "\r\n\r\n"));
     await writeAll(connection, bytes.subarray(0, cutAfter));
+    sent();
   }
   // Silence lasts until the client goes.
   if (answer.hang) { while (await connection.read(new Uint8Array(65536)) !== null); }
@@ -99,7 +120,7 @@ class RequestReader {
   #rest = new Uint8Array(0);
   constructor(readonly connection: Deno.Conn) {}
 
-  /** The next request, its body read and forgotten; null when the client has gone. */
+  /** The next request; null when the client has gone. */
   async next(): Promise<FakeRequest | null> {
     let end;
     while ((end = this.#endOfHead()) < 0) if (!await this.#more()) return null;
@@ -111,9 +132,10 @@ class RequestReader {
     }));
     const length = Number(headers["content-length"] ?? 0);
     while (this.#rest.length < length) if (!await this.#more()) return null;
+    const body = new TextDecoder().decode(this.#rest.subarray(0, length));
     this.#rest = this.#rest.subarray(length);
     const [method, path] = first.split(" ");
-    return { method, path, headers };
+    return { method, path, headers, body };
   }
 
   #endOfHead(): number {

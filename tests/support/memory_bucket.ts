@@ -12,7 +12,6 @@ import type {
   Bucket,
   ByteRange,
   FoundObject,
-  ListedObject,
   PutCondition,
   PutResult,
 } from "../../src/bucket/bucket.ts";
@@ -168,11 +167,10 @@ export class MemoryBucket implements Bucket {
     });
   }
 
-  list(prefix: string, startAfter = "", signal?: AbortSignal): Promise<ListedObject[]> {
+  list(prefix: string, startAfter = "", signal?: AbortSignal): Promise<string[]> {
     return this.#request("list", prefix, signal, () => {
       const keys = [...this.objects.keys()].filter((k) => k.startsWith(prefix) && k > startAfter);
-      return keys.sort().slice(0, KEYS_MAX)
-        .map((key) => ({ key, size: this.objects.get(key)!.bytes.length }));
+      return keys.sort().slice(0, KEYS_MAX);
     });
   }
 

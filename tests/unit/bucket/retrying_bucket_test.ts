@@ -1,0 +1,252 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { RetryingBucket } from "../../../src/bucket/retrying_bucket.ts";
+import { UnavailableError, UsageError } from "../../../src/errors.ts";
+import { type Logger, silentLogger } from "../../../src/logger.ts";
+import { fixedChance, ManualClock, settle } from "../../support/manual_clock.ts";
+import { MemoryBucket } from "../../support/memory_bucket.ts";
+
+const bytes = new Uint8Array([1, 2, 3, 4]);
+const away = new UnavailableError("HTTP 503 SlowDown");
+const denied = new UnavailableError("AccessDenied; this key needs s3:PutObject", true);
+
+/** A bucket with retries over one in memory; chance always takes the longest wait. */
+function setUp(options: { serving: boolean; random?: number }) {
+  const clock = new ManualClock();
+  const log: string[] = [];
+  const logger: Logger = { ...silentLogger, warn: (message) => log.push(message) };
+  const inner = new MemoryBucket();
+  const chance = fixedChance(options.random ?? 1);
+  const bucket = new RetryingBucket(inner, { clock, chance, logger });
+  if (options.serving) bucket.startServing();
+  return { clock, log, inner, bucket };
+}
+
+/** Settles as the promise did, or says "waiting". */
+async function stateOf<T>(promise: Promise<T>): Promise<T | "waiting" | Error> {
+  const outcome = promise.catch((error: Error) => error);
+  await settle();
+  return Promise.race([outcome, Promise.resolve("waiting" as const)]);
+}
+
+Deno.test("what fails is tried again, and counted", async () => {
+  const { clock, inner, bucket } = setUp({ serving: true });
+  inner.failPutsBeforeApply(2);
+  inner.failGets(1);
+  const put = bucket.put("a", bytes);
+  await clock.advance(1000);
+  assert((await put).stored);
+  const get = bucket.get("a", { offset: 1, length: 2 });
+  await clock.advance(1000);
+  assertEquals((await get)!.bytes, bytes.subarray(1, 3));
+  await bucket.list("");
+  await bucket.delete(["a"]);
+  assertEquals(bucket.stats, {
+    puts: 1,
+    gets: 1,
+    lists: 1,
+    deletes: 1,
+    bytesUp: 4,
+    bytesDown: 2,
+    retries: 3,
+  });
+});
+
+Deno.test("a put that arrived although its answer was lost is reported as not stored", async () => {
+  const { clock, inner, bucket } = setUp({ serving: true });
+  inner.failPutsAfterApply(1);
+  const put = bucket.put("log/1", bytes, { ifAbsent: true });
+  await clock.advance(1000);
+  assertEquals(await put, { stored: false });
+  assertEquals(inner.objects.get("log/1")!.bytes, bytes);
+});
+
+Deno.test("waits double from 100 ms to 10 s, and chance shortens them", async () => {
+  for (const random of [1, 0.5]) {
+    const { clock, inner, bucket } = setUp({ serving: true, random });
+    inner.outage = away;
+    void bucket.get("a").catch(() => {});
+    for (const waitMs of [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]) {
+      await settle();
+      const before = inner.counts.get.requests;
+      await clock.advance(waitMs * random - 1);
+      assertEquals(inner.counts.get.requests, before, `${waitMs} ms, chance ${random}`);
+      await clock.advance(1);
+      assertEquals(inner.counts.get.requests, before + 1, `${waitMs} ms, chance ${random}`);
+    }
+    bucket.close();
+  }
+});
+
+Deno.test("a try without an answer ends after 30 s and its bytes, and the next has twice as long", async () => {
+  const { clock, inner, bucket } = setUp({ serving: true, random: 0 });
+  inner.hangPutsBeforeApply(2);
+  // 8 MiB at 128 KiB/s: 64 s.
+  const put = bucket.put("a", new Uint8Array(8 << 20));
+  await clock.advance(93_999);
+  assertEquals(inner.counts.put.requests, 1);
+  await clock.advance(1);
+  assertEquals(inner.counts.put.requests, 2);
+  await clock.advance(187_999);
+  assertEquals(inner.counts.put.requests, 2);
+  await clock.advance(1);
+  assert((await put).stored);
+  assertEquals(clock.pending, 0);
+});
+
+Deno.test("a try that hangs ends even if the bucket below does not hear the signal", async () => {
+  const { clock, inner, bucket } = setUp({ serving: true, random: 0 });
+  let calls = 0;
+  inner.list = () => ++calls === 1 ? new Promise(() => {}) : Promise.resolve([]);
+  const list = bucket.list("log/");
+  await clock.advance(30_000);
+  assertEquals(await list, []);
+});
+
+Deno.test("a starting program hears at once what a person must lift", async () => {
+  const { inner, bucket } = setUp({ serving: false });
+  inner.outage = denied;
+  const error = await assertRejects(() => bucket.put("a", bytes), UsageError);
+  assertEquals(error.message, denied.message);
+  assertEquals(inner.counts.put.requests, 1);
+});
+
+Deno.test("a starting program gives a bucket that is away ten seconds", async () => {
+  const { clock, inner, bucket } = setUp({ serving: false });
+  inner.outage = away;
+  const get = bucket.get("a");
+  assertEquals(await stateOf(get), "waiting");
+  await clock.advance(6_000);
+  assertEquals(await stateOf(get), "waiting");
+  await clock.advance(4_000);
+  const error = await assertRejects(() => get, UsageError);
+  assert(/^HTTP 503 SlowDown \(tried for \d+ s\)$/.test(error.message), error.message);
+});
+
+Deno.test("a starting program gives a bucket that is silent ten seconds", async () => {
+  const { clock, inner, bucket } = setUp({ serving: false });
+  inner.hangLists(9);
+  const refused = assertRejects(() => bucket.list(""), UsageError);
+  await clock.advance(10_000);
+  const error = await refused;
+  assertEquals(error.message, "no answer within 10 s to: list * (memory:) (tried for 10 s)");
+});
+
+Deno.test("opening a bucket has the same patience", async () => {
+  const clock = new ManualClock();
+  const options = { clock, chance: fixedChance(1), logger: silentLogger };
+  let tries = 0;
+  const opening = RetryingBucket.open("s3://b", () => {
+    if (++tries < 3) return Promise.reject(away);
+    return Promise.resolve(new MemoryBucket());
+  }, options);
+  await clock.advance(1000);
+  const bucket = await opening;
+  assertEquals([tries, bucket.name, bucket.stats.retries], [3, "memory:", 2]);
+  await assertRejects(
+    () => RetryingBucket.open("s3://b", () => Promise.reject(denied), options),
+    UsageError,
+  );
+  const mistake = new TypeError("a mistake in the program");
+  assertEquals(
+    await assertRejects(() =>
+      RetryingBucket.open("s3://b", () => Promise.reject(mistake), options)
+    ),
+    mistake,
+  );
+});
+
+Deno.test("a running drive waits for ever, also for what a person must lift", async () => {
+  const { clock, inner, bucket } = setUp({ serving: true });
+  inner.outage = denied;
+  const put = bucket.put("a", bytes);
+  await clock.advance(3_600_000);
+  assertEquals(await stateOf(put), "waiting");
+  inner.outage = null;
+  await clock.advance(10_000);
+  assert((await put).stored);
+});
+
+Deno.test("an outage is one story in the log: begin, every 30 s, end", async () => {
+  const { clock, log, inner, bucket } = setUp({ serving: true });
+  inner.outage = away;
+  const requests = [bucket.put("a", bytes), bucket.put("b", bytes), bucket.get("c")];
+  await clock.advance(1_499);
+  assertEquals(log, []);
+  await clock.advance(1);
+  assertEquals(log, [
+    "memory: does not serve: HTTP 503 SlowDown; what needs it waits, and it is tried on and on",
+  ]);
+  await clock.advance(60_000);
+  assertEquals(log.slice(1), [
+    "memory: has not served for 32 s: HTTP 503 SlowDown; 3 requests wait",
+    "memory: has not served for 62 s: HTTP 503 SlowDown; 3 requests wait",
+  ]);
+  inner.outage = null;
+  await clock.advance(10_000);
+  await Promise.all(requests);
+  assertEquals(log.length, 4);
+  assert(/^memory: serves again after \d\d s$/.test(log[3]), log[3]);
+  await clock.advance(3_600_000);
+  assertEquals([log.length, clock.pending], [4, 0]);
+});
+
+Deno.test("a refusal is logged at once, and a passing 503 not at all", async () => {
+  const { clock, log, inner, bucket } = setUp({ serving: true });
+  inner.failGets(3);
+  const get = bucket.get("a");
+  await clock.advance(1000);
+  assertEquals(await get, null);
+  assertEquals(log, []);
+  inner.outage = denied;
+  const put = bucket.put("a", bytes);
+  await settle();
+  assertEquals(log.length, 1);
+  inner.outage = null;
+  await clock.advance(1000);
+  await put;
+  assertEquals(log[1], "memory: serves again after 0 s");
+});
+
+Deno.test("a caller's signal ends its request only, between tries and within one", async () => {
+  const { clock, log, inner, bucket } = setUp({ serving: true });
+  inner.outage = denied;
+  const abort = new AbortController();
+  const reason = new Error("iotimeout");
+  const between = bucket.get("a", undefined, abort.signal);
+  const other = bucket.get("b");
+  await settle();
+  abort.abort(reason);
+  assertEquals(await stateOf(between), reason);
+  assertEquals(await stateOf(other), "waiting");
+  inner.outage = null;
+  await clock.advance(1000);
+  assertEquals(await other, null);
+  assertEquals(log.length, 2);
+
+  inner.hangGets(1);
+  const second = new AbortController();
+  const within = bucket.get("a", undefined, second.signal);
+  await settle();
+  second.abort(reason);
+  assertEquals(await stateOf(within), reason);
+  assertEquals(clock.pending, 0);
+  assertEquals(await assertRejects(() => bucket.get("a", undefined, second.signal)), reason);
+});
+
+Deno.test("close rejects what waits and what comes, and leaves no timer", async () => {
+  const { clock, inner, bucket } = setUp({ serving: true });
+  inner.outage = denied;
+  inner.hold("put");
+  const waiting = bucket.get("a");
+  const underWay = bucket.put("a", bytes);
+  const states = [waiting, underWay].map((request) => request.catch((error: Error) => error));
+  await settle();
+  bucket.close();
+  for (const state of [...states, stateOf(bucket.list(""))]) {
+    const error = await state;
+    assert(error instanceof UnavailableError);
+    assertEquals(error.message, "memory: was closed while requests waited for it");
+  }
+  await settle();
+  assertEquals(clock.pending, 0);
+});
