@@ -162,13 +162,14 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     logger,
   });
   for (const listener of listeners) server.serve(listener);
+  // before the line that invites signals
+  drainOnSignal(server, volume, logger).then(ended.resolve);
   const memory = memoryBytesMax(options, volume.info);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
       `${bucket.name}, epoch ${volume.epoch}; next, as root: ${attachCommand(listeners[0])}`,
   );
-  drainOnSignal(server, volume, logger).then(ended.resolve);
   const code = await ended.promise;
   const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
   logger.info(

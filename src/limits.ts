@@ -66,6 +66,12 @@ export const SEQ_MAX = 9_999_999_999;
 export const WRITE_PIECE_BYTES_MAX = 8 * MIB;
 /** Share of the cache that may be dirty or sealed; the rest stays for reading. */
 export const DIRTY_SHARE = 0.5;
+/**
+ * Share of the cache that may be dirty before it is sealed unasked, at least a segment and in whole segments: 8 MiB
+ * of a cache of 64 MiB, 128 MiB of one GiB. More would absorb more rewriting of the same blocks, and make
+ * a flush that comes at last wait longer.
+ */
+export const SEAL_SHARE = 1 / 8;
 /** Zero runs not yet in the map; past it a trim waits for an upload. */
 export const ZERO_RUNS_MAX = 65_536;
 /** Patches of one stripe, then its next write brings it into the cache to be stored whole. */
@@ -85,6 +91,8 @@ export const READ_STREAMS_MAX = 8;
 /** A checkpoint is due after so many segments, or so long with changes. */
 export const CHECKPOINT_SEGMENTS = 1000;
 export const CHECKPOINT_MS = 15 * 60_000;
+/** Segments without a checkpoint that a stop leaves when nothing was written: a header read each at opening. */
+export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
 export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
 /** The lease is renewed this often, and counts as given up after three times that and a half. */

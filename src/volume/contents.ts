@@ -10,7 +10,7 @@
  */
 import { type Clock, within } from "../clock.ts";
 import { TimeoutError } from "../errors.ts";
-import { BLOCK_BYTES } from "../limits.ts";
+import { BLOCK_BYTES, DIRTY_SHARE } from "../limits.ts";
 import type { StripeCache } from "./stripe_cache.ts";
 import type { StripeMap } from "./stripe_map.ts";
 import type { Zeroes } from "./zeroes.ts";
@@ -18,6 +18,8 @@ import type { Zeroes } from "./zeroes.ts";
 export class Contents {
   readonly stripeBytes: number;
   readonly blocksPerStripe: number;
+  /** Dirty and sealed stripes together, at most; a change that would pass it waits for an upload. */
+  readonly dirtyStripesMax: number;
   #failure: Error | null = null;
 
   /** @param ioTimeoutMs how long a request may wait for the bucket; undefined for as long as it takes */
@@ -30,6 +32,7 @@ export class Contents {
   ) {
     this.stripeBytes = cache.stripeBytes;
     this.blocksPerStripe = cache.blocksPerStripe;
+    this.dirtyStripesMax = Math.floor(cache.slotCount * DIRTY_SHARE);
   }
 
   /** True if a block that is not valid in the cache reads as zeroes. `block` counts from the disk's begin. */

@@ -3,9 +3,9 @@
  *
  * | step   | when                                                        | what                                      |
  * | ------ | ----------------------------------------------------------- | ----------------------------------------- |
- * | seal   | 8 MiB are dirty: at once; a flush came, a change waits for  | every dirty block there is becomes a batch, |
- * |        | room, or the oldest change is `flushafter` old: as soon as  | decided in one turn                       |
- * |        | an upload slot is free, so that waiting flushes share one   |                                           |
+ * | seal   | an eighth of the cache is dirty: at once; a flush came, a   | every dirty block there is becomes a batch, |
+ * |        | change waits for room, or the oldest is `flushafter` old:   | decided in one turn                       |
+ * |        | when an upload slot is free, so that flushes share one      |                                           |
  * | fill   | an upload slot is free                                      | the next of the batch's stripes are copied |
  * |        |                                                             | into a segment with the next seq          |
  * | store  | at once, several at a time                                  | uploader.ts                               |
@@ -18,6 +18,7 @@
 import {
   BLOCK_BYTES,
   PATCHES_MAX,
+  SEAL_SHARE,
   SEGMENT_DATA_BYTES_MAX,
   SEGMENT_RECORDS_MAX,
   STRIPE_PATCHES_MAX,
@@ -52,6 +53,9 @@ export class FlushPath {
   readonly #contents: Contents;
   readonly #uploader: Uploader;
   readonly #flushAfterMs: number;
+  /** So many dirty bytes, or stripes that have any, are sealed unasked. */
+  readonly #sealBytes: number;
+  readonly #sealStripes: number;
   readonly #onCommit: () => void;
   readonly #onFailure: (error: Error) => void;
   /** Sealed and not committed, oldest first. */
@@ -82,6 +86,11 @@ export class FlushPath {
     this.#onCommit = onCommit;
     this.#onFailure = onFailure;
     this.#committedSeq = uploader.storedUpTo;
+    const { slotCount, stripeBytes } = contents.cache;
+    // half of what may be dirty: while it is on its way the other half takes what comes
+    this.#sealStripes = Math.max(1, Math.floor(contents.dirtyStripesMax / 2));
+    const segments = Math.floor(slotCount * stripeBytes * SEAL_SHARE / SEGMENT_DATA_BYTES_MAX);
+    this.#sealBytes = Math.max(1, segments) * SEGMENT_DATA_BYTES_MAX;
   }
 
   get committedSeq(): number {
@@ -100,7 +109,8 @@ export class FlushPath {
 
   /** To be called in the turn of every change: seals what fills a segment, and nothing grows old unsealed. */
   changed(): void {
-    if (this.#contents.cache.dirtyBlocks * BLOCK_BYTES >= SEGMENT_DATA_BYTES_MAX) {
+    const { dirtyBlocks, dirtySlots } = this.#contents.cache;
+    if (dirtyBlocks * BLOCK_BYTES >= this.#sealBytes || dirtySlots.size >= this.#sealStripes) {
       this.#seal();
       this.#schedulePump();
     } else if (this.#cancelTimer === null) {
@@ -112,6 +122,11 @@ export class FlushPath {
   wantSeal(): void {
     this.#sealWanted = true;
     this.#schedulePump();
+  }
+
+  /** A change waits for room: what is under way will make some; if nothing is, what is dirty must go. */
+  wantRoom(): void {
+    if (this.#batches.length === 0 && this.#contents.hasChanges) this.wantSeal();
   }
 
   /** Stops the timer; for a volume that is closed or failed. */

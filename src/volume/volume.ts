@@ -19,6 +19,7 @@ import {
   CHECKPOINT_SEGMENTS,
   DIRTY_SHARE,
   GET_BYTES_MAX,
+  IDLE_SEGMENTS_MAX,
   MAP_PAGE_STRIPES,
   PATCHES_MAX,
   STRIPE_BYTES_DEFAULT,
@@ -90,6 +91,7 @@ export class Volume implements BlockDevice {
   readonly #trim: TrimPath;
   readonly #flush: FlushPath;
   readonly #checkpointer: Checkpointer;
+  readonly #claimSeq: number;
   readonly #lease: Lease;
   readonly #clock: Clock;
   readonly #logger: Logger;
@@ -132,6 +134,7 @@ export class Volume implements BlockDevice {
     this.sizeBytes = info.volumeBytes;
     this.preferredBytes = info.stripeBytes;
     this.epoch = writer.epoch;
+    this.#claimSeq = lastSeq;
     this.#clock = clock;
     this.#logger = logger;
     this.#onFailure = around.onFailure;
@@ -151,7 +154,7 @@ export class Volume implements BlockDevice {
       () => this.#committed(),
       (error) => this.#fail(error),
     );
-    const order = new ChangeOrder(contents, () => flush.wantSeal());
+    const order = new ChangeOrder(contents, () => flush.wantRoom());
     this.#contents = contents;
     this.#flush = flush;
     this.#read = new ReadPath(contents, fetcher, this.sizeBytes, options.readaheadBytes);
@@ -220,7 +223,11 @@ export class Volume implements BlockDevice {
     await this.#flush.flush();
     this.#flush.stop();
     await this.#checkpointing;
-    await this.#checkpoint();
+    // who only looked leaves the checkpoint that is there; the claims of many such openings add up
+    const newSegments = this.#flush.committedSeq - this.#checkpointer.newestSeq;
+    if (this.#flush.committedSeq !== this.#claimSeq || newSegments > IDLE_SEGMENTS_MAX) {
+      await this.#checkpoint();
+    }
     this.#contents.assertAlive();
     await this.#lease.release();
     this.#contents.fail(new UsageError("the volume is closed"));

@@ -9,7 +9,6 @@
  */
 import {
   BLOCK_BYTES,
-  DIRTY_SHARE,
   PATCHES_MAX,
   STRIPE_PATCHES_MAX,
   WRITE_PIECE_BYTES_MAX,
@@ -27,8 +26,6 @@ export class WritePath {
   readonly #fetcher: Fetcher;
   readonly #order: ChangeOrder;
   readonly #onChanged: () => void;
-  /** Dirty and sealed stripes together, at most. */
-  readonly #dirtyStripesMax: number;
   readonly #pieceBytes: number;
 
   /** @param onChanged called in the turn of every change, when it is made */
@@ -37,8 +34,7 @@ export class WritePath {
     this.#fetcher = fetcher;
     this.#order = order;
     this.#onChanged = onChanged;
-    this.#dirtyStripesMax = Math.floor(contents.cache.slotCount * DIRTY_SHARE);
-    this.#pieceBytes = pieceBytes(this.#dirtyStripesMax, contents.stripeBytes);
+    this.#pieceBytes = pieceBytes(contents.dirtyStripesMax, contents.stripeBytes);
   }
 
   /** Writes `data`, borrowed for the call, at `offset`. */
@@ -86,7 +82,7 @@ export class WritePath {
       at = stop;
     }
     const busy = cache.dirtySlots.size + cache.sealedStripes;
-    if (busy + newlyDirty > this.#dirtyStripesMax) return "room";
+    if (busy + newlyDirty > this.#contents.dirtyStripesMax) return "room";
     if (cache.available - cleanSlots < newSlots) return "room";
     this.#copyIn(offset, data);
     return null;
