@@ -6,7 +6,7 @@
  * The stack is composed here and nowhere else. Exit codes: 0 clean, 2 configuration or start-up refused, 3 fenced by
  * another writer, 4 stopped with data not stored.
  */
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { parseArgs } from "@std/cli/parse-args";
 import manifest from "./deno.json" with { type: "json" };
 import type { Bucket } from "./src/bucket/bucket.ts";
@@ -57,7 +57,10 @@ function readCommandLine(args: string[]): CommandLine {
     string: ["config"],
     boolean: ["help", "version", "takeover"],
     alias: { c: "config", h: "help", V: "version" },
-    unknown: (argument: string, option?: string) => option !== undefined && refuse(argument),
+    unknown: (argument: string, option?: string) => {
+      if (option !== undefined) refuse(argument);
+      return true; // a word: kept, and looked at below
+    },
   });
   const words = found._.map(String);
   const unknown = words.find((word, at) => at > 0 || word !== "check-config");
@@ -93,31 +96,35 @@ function loadSettings(config?: string): LoadedSettings {
   return { settings, warning: "no config.ini found: using the built-in trial configuration" };
 }
 
+/** A bucket that is not there is created only for a volume whose size is known. */
 async function openBucket(settings: Settings, logger: Logger): Promise<RetryingBucket> {
-  const around = { clock: systemClock, chance: systemChance, logger };
-  const { bucket, prefix } = settings;
+  const { bucket, prefix, volumeBytes } = settings;
+  const mayCreate = volumeBytes !== undefined;
+  const around = { clock: systemClock, chance: systemChance, logger, mayCreate };
   if (bucket.kind === "directory") {
-    return await RetryingBucket.open(
-      `file:${bucket.path}`,
-      () => DirectoryBucket.open(bucket.path, around),
-      around,
-    );
+    const path = join(bucket.path, prefix);
+    const open = () => DirectoryBucket.open(path, around);
+    return await RetryingBucket.open(`file:${path}`, open, around);
   }
-  // the AWS client takes a quarter of a second to load: only who needs it waits for it
-  const { S3Bucket } = await import("./src/bucket/s3_bucket.ts");
+  // the AWS client takes a tenth of a second to load: only who needs it waits for it
+  const { placeOf, S3Bucket } = await import("./src/bucket/s3_bucket.ts");
   const options = { ...settings, bucket: bucket.name };
-  return await RetryingBucket.open(
-    `s3://${bucket.name}/${prefix}`,
-    (signal): Promise<Bucket> => S3Bucket.open(options, around, signal),
-    around,
-  );
+  const open = (signal: AbortSignal): Promise<Bucket> => S3Bucket.open(options, around, signal);
+  return await RetryingBucket.open(placeOf(options), open, around);
 }
 
-async function listen(settings: Settings): Promise<Deno.Listener[]> {
+async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Deno.Listener[]> {
   const listeners: Deno.Listener[] = [];
+  cleanUp.defer(() => listeners.forEach(closeListener));
   if (settings.listen !== undefined) listeners.push(listenTcp(settings.listen, settings.port));
   if (settings.socket !== undefined) listeners.push(await listenUnix(settings.socket));
   return listeners;
+}
+
+function closeListener(listener: Deno.Listener): void {
+  try {
+    listener.close();
+  } catch { /* the server has closed it when it drained */ }
 }
 
 /** The command that attaches the drive to the kernel. */
@@ -138,11 +145,15 @@ function showAddress(listener: Deno.Listener): string {
 
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const options: VolumeOptions = { ...settings, takeover };
+  using cleanUp = new DisposableStack();
   // first of all the address: if it is taken nothing else is touched
-  const listeners = await listen(settings);
+  const listeners = await listen(settings, cleanUp);
   const host = new LocalHost(systemClock, logger);
+  // once it is open, its lock says whether we are alive, until the lease is released
+  let isHeld = false;
+  cleanUp.defer(() => isHeld || host.close());
+  const bucket = cleanUp.adopt(await openBucket(settings, logger), (bucket) => bucket.close());
   const ended = Promise.withResolvers<number>();
-  const bucket = await openBucket(settings, logger);
   const volume = await Volume.open(options, {
     bucket,
     clock: systemClock,
@@ -154,6 +165,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
       ended.resolve(error instanceof FencedError ? EXIT_FENCED : EXIT_NOT_STORED);
     },
   });
+  isHeld = true;
   bucket.startServing();
   const server = new NbdServer(volume, {
     exportName: "elasticdrive",
@@ -176,8 +188,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     `${puts} PUT, ${gets} GET, ${lists} LIST, ${deletes} DELETE, ${retries} tried again; ` +
       `${bytesUp} bytes up, ${bytesDown} down`,
   );
-  bucket.close();
-  host.close();
+  isHeld = code === EXIT_NOT_STORED;
   return code;
 }
 

@@ -51,21 +51,27 @@ export class LocalHost implements Host {
     }
     try {
       if (String(file.statSync().ino) !== inode) return undefined;
-      if (!file.tryLockSync(true)) return false;
-      Deno.removeSync(path);
-      return true;
+      return file.tryLockSync(true);
     } finally {
       file.close();
     }
   }
 
-  /** Gives the lock back at a clean end. */
+  forget(holder: Holder): void {
+    removeLock(holder.trace.split(" ")[0]);
+  }
+
+  /** Gives the lock back, when no lease names it any more. */
   close(): void {
     this.#file?.close();
-    try {
-      if (this.#path) Deno.removeSync(this.#path);
-    } catch { /* a file without its lock does no harm */ }
+    if (this.#path) removeLock(this.#path);
   }
+}
+
+function removeLock(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch { /* a file without its lock does no harm */ }
 }
 
 /** Where a small file can lie for as long as this boot lasts, best first. */

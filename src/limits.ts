@@ -33,6 +33,8 @@ export const HANDSHAKE_MS_MAX = 30_000;
 export const OPTION_BYTES_MAX = 16 * KIB;
 /** Payloads and replies that all connections together hold in memory; past it they stop reading. */
 export const IN_FLIGHT_BYTES_MAX = 64 * MIB;
+/** What a connection may have in flight even then. */
+export const SMALL_REQUEST_BYTES = MIB;
 /** Requests of one connection that wait for the bucket; the kernel sends 128 at most. */
 export const IN_FLIGHT_REQUESTS_MAX = 1024;
 /**
@@ -40,8 +42,8 @@ export const IN_FLIGHT_REQUESTS_MAX = 1024;
  * slower: it no longer fits the second-level cache (1 MiB) together with what the requests touch.
  */
 export const RECEIVE_BUFFER_BYTES = 512 * KIB;
-/** Replies of one turn are joined in a buffer of this size; a connection has two of them. */
-export const REPLY_BUFFER_BYTES = 512 * KIB;
+/** Replies of one turn are joined in a buffer of this size: two of 256 KiB. A connection has two such buffers. */
+export const REPLY_BUFFER_BYTES = 544 * KIB;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
 export const DRAIN_MS_MAX = 10_000;
 /** After its last reply a client has this long to close its own side; see `Transmission`. */
@@ -82,8 +84,8 @@ export const PATCHES_MAX = 256 * 1024;
 export const MAP_PAGE_STRIPES = 4096;
 /** GETs under way at once. */
 export const DOWNLOADS_MAX = 32;
-/** Bytes of one GET that fetches neighbouring records. */
-export const GET_BYTES_MAX = 8 * MIB;
+/** Bytes of one GET that fetches neighbouring records; 32 of them at once are 64 MiB. */
+export const GET_BYTES_MAX = 2 * MIB;
 /** A gap between two records that is cheaper to read than a second GET: 30 ms are 1 MiB at 35 MB/s, and more costs memory. */
 export const GET_GAP_BYTES_MAX = 128 * KIB;
 /** Streams of sequential reads that are told apart. */

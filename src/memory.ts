@@ -3,13 +3,16 @@ import {
   CONNECTION_BYTES_MAX,
   CONNECTIONS_MAX,
   IN_FLIGHT_BYTES_MAX,
+  REQUEST_BYTES_MAX,
   RUNTIME_BYTES,
+  SMALL_REQUEST_BYTES,
 } from "./limits.ts";
 import { Volume, type VolumeOptions } from "./volume/volume.ts";
 import type { VolumeInfo } from "./volume/volume_info.ts";
 
 /** Bytes that the whole process takes, at most. */
 export function memoryBytesMax(options: VolumeOptions, info: VolumeInfo): number {
-  return RUNTIME_BYTES + Volume.memoryBytesMax(options, info) + IN_FLIGHT_BYTES_MAX +
-    CONNECTIONS_MAX * CONNECTION_BYTES_MAX;
+  const requests = IN_FLIGHT_BYTES_MAX + REQUEST_BYTES_MAX +
+    CONNECTIONS_MAX * (SMALL_REQUEST_BYTES + CONNECTION_BYTES_MAX);
+  return RUNTIME_BYTES + Volume.memoryBytesMax(options, info) + requests;
 }

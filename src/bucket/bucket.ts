@@ -11,6 +11,7 @@
  * Failures are `UnavailableError` (nothing is known: the request may have been applied, or may yet be)
  * or `UsageError`. "No such key" and "the condition did not hold" are answers, not failures.
  */
+import { UsageError } from "../errors.ts";
 
 /** A part of an object, in bytes. */
 export interface ByteRange {
@@ -33,6 +34,14 @@ export type PutCondition = { ifAbsent: true } | { ifMatch: string };
 
 /** What a `put` came to: stored, or refused by its condition. */
 export type PutResult = { stored: true; etag: string } | { stored: false };
+
+/** Why a bucket is not created although it is not there. */
+export function noVolumeIn(place: string): UsageError {
+  return new UsageError(
+    `there is no volume at ${place}; to create one its size is needed: set VOLUMESIZE ` +
+      `(bytes, or with K, M, G or T)`,
+  );
+}
 
 export interface Bucket {
   /** For messages: `s3://bucket/prefix` or `file:/path`. */

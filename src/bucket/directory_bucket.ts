@@ -23,6 +23,7 @@ import type { Chance, Clock } from "../clock.ts";
 import { messageOf, UnavailableError, UsageError } from "../errors.ts";
 import { STALE_TEMP_MS } from "../limits.ts";
 import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
+import { noVolumeIn } from "./bucket.ts";
 import { listDirectory } from "./directory_listing.ts";
 
 const TEMP = ".tmp";
@@ -47,16 +48,17 @@ export class DirectoryBucket implements Bucket {
   }
 
   /**
-   * Opens the directory, and makes it if it isn't there. Tries all that will be needed (write, fsync,
+   * Opens the directory, and makes it if it isn't there (and it may). Tries all that will be needed (write, fsync,
    * link, lock), so that a directory that can't serve is refused now, with a `UsageError`.
    */
   static async open(
     path: string,
-    { clock, chance }: { clock: Clock; chance: Chance },
+    { clock, chance, mayCreate = true }: { clock: Clock; chance: Chance; mayCreate?: boolean },
   ): Promise<DirectoryBucket> {
     const root = path.length > 1 ? path.replace(/\/+$/, "") : path;
     let lock: Deno.FsFile | undefined;
     try {
+      if (!mayCreate && !await isThere(root)) throw noVolumeIn(`file:${root}`);
       await Deno.mkdir(`${root}/${TEMP}`, { recursive: true, mode: DIRECTORY_MODE });
       await syncDirectory(root);
       await syncDirectory(parentOf(root));
@@ -72,6 +74,7 @@ export class DirectoryBucket implements Bucket {
       return bucket;
     } catch (error) {
       lock?.close();
+      if (error instanceof UsageError) throw error;
       throw new UsageError(
         `BUCKET=file:${path} can't be used: ${
           reasonOf(error)
@@ -276,6 +279,16 @@ async function linkIfAbsent(temp: string, file: string): Promise<boolean> {
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.AlreadyExists) return false;
+    throw error;
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await Deno.stat(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
     throw error;
   }
 }

@@ -115,8 +115,8 @@ export class Retries {
         if (!(error instanceof UnavailableError)) throw error;
         if (error instanceof DeadlinePassed) factor = Math.min(factor * 2, TRY_FACTOR_MAX);
         const waitMs = this.#backoffMs(failures);
-        if (!this.#serving) this.#throwIfHopeless(error, pending.madeMs, waitMs);
-        this.#outage.tryFailed(pending, error);
+        if (this.#serving) this.#outage.tryFailed(pending, error);
+        else this.#throwIfHopeless(error, pending.madeMs, waitMs);
         await sleep(this.#clock, waitMs, life);
         this.count++;
       }

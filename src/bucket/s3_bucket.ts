@@ -29,6 +29,7 @@ import { UnavailableError, UsageError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import { KEYS_MAX } from "../limits.ts";
 import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
+import { noVolumeIn } from "./bucket.ts";
 import { readBody } from "./s3_body.ts";
 import { createClient, resolveRegion, type S3Options } from "./s3_client.ts";
 import {
@@ -54,13 +55,12 @@ export class S3Bucket implements Bucket {
 
   private constructor(options: S3Options, deps: { clock: Clock; logger: Logger }) {
     this.#prefix = normalisePrefix(options.prefix);
-    this.name = `s3://${options.bucket}/${this.#prefix}`.replace(/\/$/, "");
+    this.name = nameOf(options);
     this.#options = options;
     this.#client = createClient(options);
     this.#logger = deps.logger;
-    const at = options.endpoint ? new URL(options.endpoint).origin : "AWS";
     this.#place = {
-      name: `${this.name} at ${at}`,
+      name: placeOf(options),
       bucket: options.bucket,
       region: resolveRegion(options),
       // Not a secret of a few letters: it would be found in every other word.
@@ -71,17 +71,18 @@ export class S3Bucket implements Bucket {
   }
 
   /**
-   * Checks that the bucket is there and answers to these keys, and creates it if there is none. Throws
-   * `UnavailableError`, and `UsageError` if its name belongs to somebody else.
+   * Checks that the bucket is there and answers to these keys, and creates it if there is none (and it may).
+   * Throws `UnavailableError`, and `UsageError` if it can't be, or its name belongs to somebody else.
    */
   static async open(
     options: S3Options,
-    deps: { clock: Clock; logger: Logger },
+    deps: { clock: Clock; logger: Logger; mayCreate?: boolean },
     signal?: AbortSignal,
   ): Promise<S3Bucket> {
     const bucket = new S3Bucket(options, deps);
     try {
       if (!await bucket.#isThere(signal)) {
+        if (deps.mayCreate === false) throw noVolumeIn(bucket.#place.name);
         await bucket.#create(signal);
         if (!await bucket.#isThere(signal)) {
           throw new UnavailableError(`${bucket.#place.name} was created but is not there yet`);
@@ -286,6 +287,17 @@ export class S3Bucket implements Bucket {
     }
     return s3Failure(error, operation, this.#place);
   }
+}
+
+/** `s3://bucket/prefix` */
+function nameOf({ bucket, prefix }: S3Options): string {
+  return `s3://${bucket}/${normalisePrefix(prefix)}`.replace(/\/$/, "");
+}
+
+/** The same with the server, for messages about reaching it. */
+export function placeOf(options: S3Options): string {
+  const { endpoint } = options;
+  return `${nameOf(options)} at ${endpoint ? `ENDPOINT ${new URL(endpoint).origin}` : "AWS"}`;
 }
 
 async function createBucket(client: S3Client, bucket: string, signal?: AbortSignal): Promise<void> {

@@ -4,13 +4,13 @@
  * Counted are payloads of writes and replies of reads that don't pass through a connection's own
  * buffers: those that wait for the device, and those too large for the buffers. Promises:
  *
- * - In all they stay under IN_FLIGHT_BYTES_MAX plus one request a connection.
- * - A connection that holds nothing may always begin a request, and none may take more than half of the
- *   limit. So nobody waits for ever for what a client that never reads its replies has piled up.
+ * - In all they stay under IN_FLIGHT_BYTES_MAX, one request, and SMALL_REQUEST_BYTES a connection.
+ * - A connection that holds nothing may always begin a small request, and none may take more than half of the
+ *   limit: what one client that never reads its replies has piled up keeps nobody waiting.
  * - A connection that may not begin one is told when to look again.
  */
 
-import { IN_FLIGHT_BYTES_MAX } from "../limits.ts";
+import { IN_FLIGHT_BYTES_MAX, SMALL_REQUEST_BYTES } from "../limits.ts";
 
 /** What one connection holds. */
 export class Share {
@@ -38,9 +38,11 @@ export class InFlight {
     return this.#requests;
   }
 
-  /** Whether the connection with this share has to wait before it begins another request. */
-  mustWait(share: Share): boolean {
-    return share.bytes > 0 && (share.bytes >= this.#limit / 2 || this.#bytes >= this.#limit);
+  /** Whether the connection with this share has to wait before it begins a request of so many bytes. */
+  mustWait(share: Share, requestBytes: number): boolean {
+    if (share.bytes >= this.#limit / 2) return true;
+    const isFull = this.#bytes >= this.#limit;
+    return isFull && (share.bytes > 0 || requestBytes > SMALL_REQUEST_BYTES);
   }
 
   /** Calls `again` once, when something was released. */

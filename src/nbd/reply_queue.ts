@@ -6,12 +6,15 @@
  * full, wait behind it as they are.
  *
  * Promises: each reply leaves whole and once; memory is two buffers of REPLY_BUFFER_BYTES and what was
- * pushed. After a failed write nothing more is sent, what was queued is given back, and `failed` says so.
+ * added. After a failed write nothing more is sent, what was queued is given back, and `failed` says so.
  * Assumes: what is reserved is filled in the same turn.
  */
 
 import { REPLY_BUFFER_BYTES } from "../limits.ts";
 import { writeAll } from "./socket.ts";
+
+/** A reply up to this size is copied to leave with others; copying more costs more than a write. */
+const JOIN_BYTES_MAX = 64 * 1024;
 
 class Buffer {
   readonly bytes = new Uint8Array(REPLY_BUFFER_BYTES);
@@ -61,10 +64,17 @@ export class ReplyQueue {
     this.#collecting.used -= length;
   }
 
-  /** Queues a reply in a buffer of its own; `onGone` is called when that is no longer needed. */
-  push(bytes: Uint8Array, onGone: () => void): void {
+  /** Sends a reply that has a buffer of its own; `onGone` is called when that is no longer needed. */
+  add(reply: Uint8Array, onGone: () => void): void {
     if (this.failed !== undefined) return onGone();
-    this.#own.push({ bytes, onGone });
+    const at = reply.length <= JOIN_BYTES_MAX ? this.reserve(reply.length) : -1;
+    if (at >= 0) {
+      this.bytes.set(reply, at);
+      onGone();
+    } else {
+      this.#own.push({ bytes: reply, onGone });
+    }
+    this.send();
   }
 
   /** Begins to write what has collected, unless a write is under way: that one goes on with it. */

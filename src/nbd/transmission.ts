@@ -43,9 +43,6 @@ import { type InFlight, Share } from "./in_flight.ts";
 import { ReplyQueue } from "./reply_queue.ts";
 import type { ReceiveBuffer } from "./socket.ts";
 
-/** A late reply up to this size is copied to leave with others; copying more costs more than a write. */
-const JOIN_BYTES_MAX = 64 * 1024;
-
 /** How far a turn came with what has arrived. */
 const enum Progress {
   /** One request was answered, or will be when the device is done: look at the next. */
@@ -80,6 +77,8 @@ export class Transmission {
   #messageBytes = REQUEST_HEADER_BYTES;
   /** ... what is left to drop of the payload of a refused write, ... */
   #skipBytes = 0;
+  /** ... and what that write, or another request, is answered with then, ... */
+  #refusedErrno: number = NBD_OK;
   /** ... and the payload of a write that is larger than the buffer, filled as far as it has arrived. */
   #payload: Uint8Array | undefined = undefined;
   #payloadFilled = 0;
@@ -149,10 +148,10 @@ export class Transmission {
   /** Serves all that has arrived whole, in one turn. */
   #serveReceived(): Progress {
     for (;;) {
-      if (this.#skipBytes > 0 && !this.#skip()) return Progress.Incomplete;
-      const progress = this.#payload === undefined
-        ? this.#serveRequest()
-        : this.#serveLargeWrite(this.#payload);
+      let progress: Progress;
+      if (this.#refusedErrno !== NBD_OK) progress = this.#finishRefusal();
+      else if (this.#payload !== undefined) progress = this.#serveLargeWrite(this.#payload);
+      else progress = this.#serveRequest();
       if (progress !== Progress.Served) return progress;
     }
   }
@@ -163,9 +162,8 @@ export class Transmission {
     const request = this.#request;
     const received = this.#received;
     this.#messageBytes = REQUEST_HEADER_BYTES;
-    if (!parseRequest(received.view, received.start, received.end, request)) {
-      return Progress.Incomplete;
-    }
+    const arrived = parseRequest(received.view, received.start, received.end, request);
+    if (!arrived) return Progress.Incomplete;
     if (request.type === NBD_CMD_DISC) return Progress.Disconnected;
     if (this.#mustWait()) return Progress.Stalled;
 
@@ -190,14 +188,22 @@ export class Transmission {
 
   /** Answers with an error; the payload of a write is dropped as it comes. */
   #refuse(errno: number): Progress {
-    const request = this.#request;
+    const { type, length } = this.#request;
+    this.#logger.debug(() => `refused, errno ${errno}: ${describe(this.#request)}`);
+    this.#received.start += REQUEST_HEADER_BYTES;
+    this.#skipBytes = type === NBD_CMD_WRITE ? length : 0;
+    this.#refusedErrno = errno;
+    return this.#finishRefusal();
+  }
+
+  /** The answer comes behind the payload: a client that still sends (libnbd) does not expect it sooner. */
+  #finishRefusal(): Progress {
+    if (!this.#skip()) return Progress.Incomplete;
     const at = this.#replies.reserve(SIMPLE_REPLY_BYTES);
     if (at < 0) return Progress.Stalled;
-    this.#logger.debug(() => `refused, errno ${errno}: ${describe(request)}`);
-    const { cookieHigh, cookieLow } = request;
-    encodeSimpleReply(this.#replies.view, at, errno, cookieHigh, cookieLow);
-    this.#received.start += REQUEST_HEADER_BYTES;
-    if (request.type === NBD_CMD_WRITE) this.#skipBytes = request.length;
+    const { cookieHigh, cookieLow } = this.#request;
+    encodeSimpleReply(this.#replies.view, at, this.#refusedErrno, cookieHigh, cookieLow);
+    this.#refusedErrno = NBD_OK;
     return Progress.Served;
   }
 
@@ -299,22 +305,10 @@ export class Transmission {
       ? readReply
       : new Uint8Array(SIMPLE_REPLY_BYTES);
     encodeSimpleReply(new DataView(answer.buffer), 0, errno, cookieHigh, cookieLow);
-    this.#sendLate(answer, heldBytes);
+    this.#replies.add(answer, () => this.#inFlight.releaseBytes(this.#share, heldBytes));
     this.#inFlight.requestEnds(this.#share);
     if (this.#share.requests === 0) this.#onSettled();
     this.#roomMade();
-  }
-
-  #sendLate(reply: Uint8Array, heldBytes: number): void {
-    const release = () => this.#inFlight.releaseBytes(this.#share, heldBytes);
-    const at = reply.length <= JOIN_BYTES_MAX ? this.#replies.reserve(reply.length) : -1;
-    if (at >= 0) {
-      this.#replies.bytes.set(reply, at);
-      release();
-    } else {
-      this.#replies.push(reply, release);
-    }
-    this.#replies.send();
   }
 
   #deviceFailed(what: string, error: unknown): number {
@@ -325,7 +319,7 @@ export class Transmission {
   /** Whether this connection already has as much in flight as it may. */
   #mustWait(): boolean {
     if (this.#share.requests >= IN_FLIGHT_REQUESTS_MAX) return true;
-    if (!this.#inFlight.mustWait(this.#share)) return false;
+    if (!this.#inFlight.mustWait(this.#share, this.#request.length)) return false;
     this.#inFlight.waitForRelease(this.#roomMade);
     return true;
   }
@@ -385,9 +379,8 @@ export class Transmission {
   }
 
   async #settled(): Promise<void> {
-    if (this.#share.requests > 0) {
-      await new Promise<void>((resolve) => this.#onSettled = resolve);
-    }
+    if (this.#share.requests === 0) return;
+    await new Promise<void>((resolve) => this.#onSettled = resolve);
   }
 
   /**
@@ -401,7 +394,6 @@ export class Transmission {
       while (!this.#ended) {
         this.#dropPayload();
         this.#received.start = this.#received.end = 0;
-        this.#messageBytes = REQUEST_HEADER_BYTES;
         this.#receive();
         await this.#woken();
       }

@@ -25,15 +25,20 @@ interface Waiting {
 
 export class ChangeOrder {
   readonly #contents: Contents;
+  readonly #onChanged: () => void;
   readonly #onRoomWanted: () => void;
   readonly #waiting = new Set<Waiting>();
   /** Settles when the last in the queue for room has got it. */
   #roomQueue: Promise<void> = Promise.resolve();
   #inRoomQueue = 0;
 
-  /** @param onRoomWanted called when a change finds no room: dirty data should be on its way */
-  constructor(contents: Contents, onRoomWanted: () => void) {
+  /**
+   * @param onChanged called behind every attempt, in its turn, when all it could do is done
+   * @param onRoomWanted called when a change finds no room: dirty data should be on its way
+   */
+  constructor(contents: Contents, onChanged: () => void, onRoomWanted: () => void) {
     this.#contents = contents;
+    this.#onChanged = onChanged;
     this.#onRoomWanted = onRoomWanted;
   }
 
@@ -48,7 +53,7 @@ export class ChangeOrder {
     const before = this.#overlapping(start, end);
     let blocked: Blocked = "room";
     if (before.length === 0 && this.#inRoomQueue === 0) {
-      const first = attempt();
+      const first = this.#attempt(attempt);
       if (first === null) return undefined;
       blocked = first;
     }
@@ -57,6 +62,12 @@ export class ChangeOrder {
     this.#waiting.add(entry);
     entry.done.then(() => this.#waiting.delete(entry));
     return done;
+  }
+
+  #attempt(attempt: Attempt): Blocked | null {
+    const blocked = attempt();
+    this.#onChanged();
+    return blocked;
   }
 
   #overlapping(start: number, end: number): Promise<void>[] {
@@ -68,24 +79,25 @@ export class ChangeOrder {
 
   async #later(before: Promise<void>[], attempt: Attempt, blocked: Blocked | null): Promise<void> {
     const contents = this.#contents;
+    const sinceMs = contents.clock.monotonic();
     let leaveQueue: (() => void) | null = null;
     try {
       if (before.length > 0) {
-        await contents.wait(Promise.all(before));
+        await contents.wait(Promise.all(before), sinceMs);
         contents.assertAlive();
-        blocked = this.#inRoomQueue > 0 ? "room" : attempt();
+        blocked = this.#inRoomQueue > 0 ? "room" : this.#attempt(attempt);
       }
       while (blocked !== null) {
         if (blocked !== "room") {
-          await contents.wait(blocked);
+          await contents.wait(blocked, sinceMs);
         } else if (leaveQueue === null) {
-          leaveQueue = await this.#enterRoomQueue();
+          leaveQueue = await this.#enterRoomQueue(sinceMs);
         } else {
           this.#onRoomWanted();
-          await contents.wait(contents.cache.roomMade());
+          await contents.wait(contents.cache.roomMade(), sinceMs);
         }
         contents.assertAlive();
-        blocked = attempt();
+        blocked = this.#attempt(attempt);
       }
     } finally {
       leaveQueue?.();
@@ -93,7 +105,7 @@ export class ChangeOrder {
   }
 
   /** Waits to be the first in the queue for room; the function returned lets the next one in. */
-  async #enterRoomQueue(): Promise<() => void> {
+  async #enterRoomQueue(sinceMs: number): Promise<() => void> {
     const before = this.#roomQueue;
     const mine = Promise.withResolvers<void>();
     this.#roomQueue = before.then(() => mine.promise);
@@ -103,7 +115,7 @@ export class ChangeOrder {
       mine.resolve();
     };
     try {
-      await this.#contents.wait(before);
+      await this.#contents.wait(before, sinceMs);
     } catch (error) {
       leave();
       throw error;

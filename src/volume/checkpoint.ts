@@ -166,9 +166,15 @@ export class Checkpointer {
   async store(seq: number): Promise<void> {
     const segments = encodeSegments(this.#map);
     const pages = this.#freeze();
-    await this.#storePages(seq, pages);
-    const root = encodeRoot({ seq, epoch: this.#epoch, pages: this.#places }, segments);
-    await this.#bucket.put(checkpointKey(seq), root);
+    try {
+      await this.#storePages(seq, pages);
+      const root = encodeRoot({ seq, epoch: this.#epoch, pages: this.#places }, segments);
+      await this.#bucket.put(checkpointKey(seq), root);
+    } catch (error) {
+      // the next one has to store them all
+      for (const number of pages.keys()) this.#map.pages.get(number)!.changed = true;
+      throw error;
+    }
     const older = this.#newest;
     this.#newest = { seq, packs: new Set(Array.from(this.#places.values(), packKey)) };
     await this.#cleanUp(seq, older);
@@ -225,6 +231,7 @@ export class Checkpointer {
       const page = this.#map.pages.get(number)!;
       const encoded = early ?? encodePage(number, page);
       page.beforeChange = null;
+      frozen.set(number, null);
       if (encoded.length === PAGE_HEADER_BYTES) {
         this.#places.delete(number); // nothing is mapped there any more
         continue;

@@ -66,13 +66,16 @@ export class Contents {
     if (this.#failure) throw this.#failure;
   }
 
-  /** Waits for the bucket, but not longer than `ioTimeoutMs`. @throws TimeoutError */
-  wait<T>(promise: Promise<T>): Promise<T> {
+  /**
+   * Waits for the bucket, but not longer than until `ioTimeoutMs` after `sinceMs`, when the request began to wait
+   * (by `clock.monotonic`). @throws TimeoutError
+   */
+  wait<T>(promise: Promise<T>, sinceMs = this.clock.monotonic()): Promise<T> {
     const limitMs = this.ioTimeoutMs;
     if (limitMs === undefined) return promise;
     return within(
       this.clock,
-      limitMs,
+      Math.max(0, sinceMs + limitMs - this.clock.monotonic()),
       promise,
       () => new TimeoutError(`no answer from the bucket within iotimeout=${limitMs / 1000} s`),
     );

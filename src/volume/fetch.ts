@@ -7,6 +7,7 @@
  * still invalid, so that it can never bring back what is older.
  */
 import type { Bucket } from "../bucket/bucket.ts";
+import { sleep } from "../clock.ts";
 import { DamageError } from "../errors.ts";
 import { BLOCK_BYTES, DOWNLOADS_MAX, GET_BYTES_MAX, GET_GAP_BYTES_MAX } from "../limits.ts";
 import type { Contents } from "./contents.ts";
@@ -75,6 +76,9 @@ export class Fetcher {
       rest = waiting;
       if (rest.length > 0) {
         await cache.roomMade();
+        // who waited for what lies in the slot copies it first: else readers that together want more slots
+        // than there are would drive out each other's stripes for ever
+        await sleep(this.#contents.clock, 0);
         this.#contents.assertAlive();
       }
     }

@@ -107,8 +107,9 @@ export class FlushPath {
     return this.#batches.at(-1)?.committed.promise;
   }
 
-  /** To be called in the turn of every change: seals what fills a segment, and nothing grows old unsealed. */
+  /** To be called behind every change, in its turn: seals what has become much, and has the rest sealed in time. */
   changed(): void {
+    if (!this.#contents.hasChanges) return;
     const { dirtyBlocks, dirtySlots } = this.#contents.cache;
     if (dirtyBlocks * BLOCK_BYTES >= this.#sealBytes || dirtySlots.size >= this.#sealStripes) {
       this.#seal();

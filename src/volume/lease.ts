@@ -29,6 +29,8 @@ export interface Host {
    * @param renewedAt when it last gave a sign of life, in ms since 1970 by its clock
    */
   isGone(holder: Holder, renewedAt: number): boolean | undefined;
+  /** A holder that is gone has been replaced: no lease names it any more. */
+  forget(holder: Holder): void;
 }
 
 interface LeaseFile {
@@ -60,6 +62,7 @@ async function readLease(bucket: Bucket): Promise<FoundLease | null> {
 /**
  * Refuses if somebody else has the volume open, as far as can be told.
  *
+ * @returns the holder that died with the lease, if there was one
  * @throws UsageError naming host, pid and how long ago the lease was renewed
  */
 export async function refuseIfHeld(
@@ -68,22 +71,22 @@ export async function refuseIfHeld(
   clock: Clock,
   takeover: boolean,
   logger: Logger,
-): Promise<void> {
+): Promise<Holder | undefined> {
   const found = await readLease(bucket);
-  if (!found || found.lease.released) return;
+  if (!found || found.lease.released) return undefined;
   const { holder, epoch, renewedAt } = found.lease;
   const seconds = Math.max(0, Math.round((clock.now() - renewedAt) / 1000));
   const who = `${bucket.name} is open on ${holder.host} (pid ${holder.pid}, epoch ${epoch}), ` +
     `which was last heard of ${seconds} s ago`;
   const isGone = host.isGone(holder, renewedAt);
-  if (isGone === true) return;
+  if (isGone === true) return holder;
   if (isGone === undefined && seconds * 1000 > LEASE_EXPIRED_MS) {
     logger.warn(`${who}: taken to be dead, and fenced`);
-    return;
+    return undefined;
   }
   if (takeover) {
     logger.warn(`${who}: taken over, as asked; it can store nothing more`);
-    return;
+    return undefined;
   }
   throw new UsageError(
     `${who}; stop it there, or wait until it has been silent for ${LEASE_EXPIRED_MS / 1000} s, ` +

@@ -54,18 +54,19 @@ export class ReadPath {
   /** Fills `target`, fetching what is not in the cache. */
   async read(offset: number, target: Uint8Array): Promise<void> {
     if (this.#readaheadBytes > 0) this.#readAhead(offset, target.length);
-    const { cache, stripeBytes } = this.#contents;
+    const { cache, clock, stripeBytes } = this.#contents;
+    const sinceMs = clock.monotonic();
     // as much at a time as surely finds slots
     const stepBytes = Math.max(1, Math.floor(cache.slotCount / 8)) * stripeBytes;
     for (let done = 0; done < target.length;) {
       const at = offset + done;
       const length = Math.min(stepBytes - at % stripeBytes, target.length - done);
-      await this.#readStep(at, target.subarray(done, done + length));
+      await this.#readStep(at, target.subarray(done, done + length), sinceMs);
       done += length;
     }
   }
 
-  async #readStep(offset: number, target: Uint8Array): Promise<void> {
+  async #readStep(offset: number, target: Uint8Array, sinceMs: number): Promise<void> {
     const { stripeBytes } = this.#contents;
     let missing: [stripe: number, from: number, part: Uint8Array][] = [];
     for (let done = 0; done < target.length;) {
@@ -79,7 +80,7 @@ export class ReadPath {
       this.#contents.assertAlive();
       missing = missing.filter(([stripe, from, part]) => !this.#copyOut(stripe, from, part));
       if (missing.length === 0) return;
-      await this.#contents.wait(this.#fetcher.fetch(missing.map(([stripe]) => stripe)));
+      await this.#contents.wait(this.#fetcher.fetch(missing.map(([stripe]) => stripe)), sinceMs);
     }
   }
 

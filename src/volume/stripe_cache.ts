@@ -24,6 +24,7 @@
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../clock.ts";
 import { BLOCK_BYTES, MIB } from "../limits.ts";
+import { BlockBits } from "./block_bits.ts";
 
 /** One stripe's part in a batch: which of its blocks, and where their bytes are until they are copied. */
 export interface SealedStripe {
@@ -50,12 +51,11 @@ export class StripeCache {
   /** Stripes in batches that are not committed; a slot in two batches counts twice. */
   sealedStripes = 0;
 
-  readonly #words: number;
   readonly #slabs: Uint8Array[] = [];
   readonly #slotsPerSlab: number;
   readonly #stripeOf: Float64Array;
-  readonly #valid: Uint32Array;
-  readonly #dirty: Uint32Array;
+  readonly #valid: BlockBits;
+  readonly #dirty: BlockBits;
   readonly #pins: Uint16Array;
   readonly #pinned = new Map<number, number>();
   readonly #clean: LRUCache<number, number>;
@@ -73,15 +73,14 @@ export class StripeCache {
     this.slotCount = slotCount;
     this.stripeBytes = stripeBytes;
     this.blocksPerStripe = stripeBytes / BLOCK_BYTES;
-    this.#words = Math.ceil(this.blocksPerStripe / 32);
     this.#slotsPerSlab = Math.min(slotCount, SLAB_BYTES / stripeBytes);
     for (let made = 0; made < slotCount; made += this.#slotsPerSlab) {
       const slots = Math.min(this.#slotsPerSlab, slotCount - made);
       this.#slabs.push(new Uint8Array(slots * stripeBytes));
     }
     this.#stripeOf = new Float64Array(slotCount);
-    this.#valid = new Uint32Array(slotCount * this.#words);
-    this.#dirty = new Uint32Array(slotCount * this.#words);
+    this.#valid = new BlockBits(slotCount, this.blocksPerStripe);
+    this.#dirty = new BlockBits(slotCount, this.blocksPerStripe);
     this.#pins = new Uint16Array(slotCount);
     for (let slot = slotCount - 1; slot >= 0; slot--) this.#free.push(slot);
     this.#clean = new LRUCache<number, number>({
@@ -126,7 +125,7 @@ export class StripeCache {
       if (slot === undefined) return -1;
     }
     this.#stripeOf[slot] = stripe;
-    this.#valid.fill(0, slot * this.#words, (slot + 1) * this.#words);
+    this.#valid.clear(slot, 0, this.blocksPerStripe);
     this.#pins[slot] = 1;
     this.#pinned.set(stripe, slot);
     return slot;
@@ -198,15 +197,15 @@ export class StripeCache {
   // ---- valid and dirty
 
   allValid(slot: number, firstBlock: number, blockCount: number): boolean {
-    return this.#countBits(this.#valid, slot, firstBlock, blockCount) === blockCount;
+    return this.#valid.count(slot, firstBlock, blockCount) === blockCount;
   }
 
   isValid(slot: number, block: number): boolean {
-    return (this.#valid[slot * this.#words + (block >>> 5)] >>> (block & 31) & 1) === 1;
+    return this.#valid.has(slot, block);
   }
 
   setValid(slot: number, firstBlock: number, blockCount: number): void {
-    this.#setBits(this.#valid, slot, firstBlock, blockCount);
+    this.#valid.set(slot, firstBlock, blockCount);
   }
 
   hasDirty(slot: number): boolean {
@@ -215,8 +214,8 @@ export class StripeCache {
 
   /** Marks blocks valid and dirty; the slot gets its pin for being dirty when it had no dirty block. */
   setDirty(slot: number, firstBlock: number, blockCount: number): void {
-    this.#setBits(this.#valid, slot, firstBlock, blockCount);
-    this.dirtyBlocks += this.#setBits(this.#dirty, slot, firstBlock, blockCount);
+    this.#valid.set(slot, firstBlock, blockCount);
+    this.dirtyBlocks += this.#dirty.set(slot, firstBlock, blockCount);
     if (!this.dirtySlots.has(slot)) {
       this.dirtySlots.add(slot);
       this.pin(slot);
@@ -228,10 +227,10 @@ export class StripeCache {
    * being fetched.
    */
   invalidate(slot: number, firstBlock: number, blockCount: number): void {
-    this.#clearBits(this.#valid, slot, firstBlock, blockCount);
-    this.dirtyBlocks -= this.#clearBits(this.#dirty, slot, firstBlock, blockCount);
+    this.#valid.clear(slot, firstBlock, blockCount);
+    this.dirtyBlocks -= this.#dirty.clear(slot, firstBlock, blockCount);
     if (this.dirtySlots.has(slot)) {
-      if (this.#countBits(this.#dirty, slot, 0, this.blocksPerStripe) === 0) {
+      if (this.#dirty.count(slot, 0, this.blocksPerStripe) === 0) {
         this.#noLongerDirty(slot);
       }
     } else if (this.#pins[slot] === 0 && this.#holdsNothing(slot)) {
@@ -246,8 +245,8 @@ export class StripeCache {
     this.bytes(slot, firstBlock * BLOCK_BYTES, (firstBlock + blockCount) * BLOCK_BYTES).fill(0);
     this.setValid(slot, firstBlock, blockCount);
     if (!this.dirtySlots.has(slot)) return;
-    this.dirtyBlocks -= this.#clearBits(this.#dirty, slot, firstBlock, blockCount);
-    if (this.#countBits(this.#dirty, slot, 0, this.blocksPerStripe) === 0) {
+    this.dirtyBlocks -= this.#dirty.clear(slot, firstBlock, blockCount);
+    if (this.#dirty.count(slot, 0, this.blocksPerStripe) === 0) {
       this.#noLongerDirty(slot);
     }
   }
@@ -259,8 +258,8 @@ export class StripeCache {
    * had goes over to the batch, which gives it back by `committed`.
    */
   seal(slot: number, whole: boolean): SealedStripe {
-    const runs = whole ? [0, this.blocksPerStripe] : this.#runsOf(this.#dirty, slot);
-    this.dirtyBlocks -= this.#clearBits(this.#dirty, slot, 0, this.blocksPerStripe);
+    const runs = whole ? [0, this.blocksPerStripe] : this.#dirty.runs(slot);
+    this.dirtyBlocks -= this.#dirty.clear(slot, 0, this.blocksPerStripe);
     this.dirtySlots.delete(slot);
     this.sealedStripes++;
     const entry = { stripe: this.#stripeOf[slot], slot, runs, saved: null, copied: false };
@@ -294,7 +293,7 @@ export class StripeCache {
   }
 
   dirtyCount(slot: number): number {
-    return this.#countBits(this.#dirty, slot, 0, this.blocksPerStripe);
+    return this.#dirty.count(slot, 0, this.blocksPerStripe);
   }
 
   stripeOf(slot: number): number {
@@ -303,7 +302,7 @@ export class StripeCache {
 
   /** Slots of stripes in [first, end): by number when they are few, else by looking at every slot. */
   *slotsOf(first: number, end: number): Generator<number> {
-    if (end - first <= this.slotCount) {
+    if (end - first <= this.#pinned.size + this.#clean.size) {
       for (let stripe = first; stripe < end; stripe++) {
         const slot = this.find(stripe);
         if (slot >= 0) yield slot;
@@ -316,69 +315,13 @@ export class StripeCache {
     }
   }
 
-  // ---- bits
-
   #noLongerDirty(slot: number): void {
     this.dirtySlots.delete(slot);
     this.unpin(slot);
   }
 
   #holdsNothing(slot: number): boolean {
-    return this.#countBits(this.#valid, slot, 0, this.blocksPerStripe) === 0;
-  }
-
-  /** Sets bits; returns how many were not set before. */
-  #setBits(bits: Uint32Array, slot: number, first: number, count: number): number {
-    let changed = 0;
-    const base = slot * this.#words;
-    for (let at = first, end = first + count; at < end;) {
-      const mask = maskFrom(at, end);
-      const word = base + (at >>> 5);
-      changed += popcount(mask & ~bits[word]);
-      bits[word] |= mask;
-      at = (at | 31) + 1;
-    }
-    return changed;
-  }
-
-  /** Clears bits; returns how many were set before. */
-  #clearBits(bits: Uint32Array, slot: number, first: number, count: number): number {
-    let changed = 0;
-    const base = slot * this.#words;
-    for (let at = first, end = first + count; at < end;) {
-      const mask = maskFrom(at, end);
-      const word = base + (at >>> 5);
-      changed += popcount(mask & bits[word]);
-      bits[word] &= ~mask;
-      at = (at | 31) + 1;
-    }
-    return changed;
-  }
-
-  #countBits(bits: Uint32Array, slot: number, first: number, count: number): number {
-    let set = 0;
-    const base = slot * this.#words;
-    for (let at = first, end = first + count; at < end;) {
-      set += popcount(bits[base + (at >>> 5)] & maskFrom(at, end));
-      at = (at | 31) + 1;
-    }
-    return set;
-  }
-
-  #runsOf(bits: Uint32Array, slot: number): number[] {
-    const runs: number[] = [];
-    const base = slot * this.#words;
-    let first = -1;
-    for (let block = 0; block < this.blocksPerStripe; block++) {
-      const set = (bits[base + (block >>> 5)] >>> (block & 31) & 1) === 1;
-      if (set && first < 0) first = block;
-      if (!set && first >= 0) {
-        runs.push(first, block - first);
-        first = -1;
-      }
-    }
-    if (first >= 0) runs.push(first, this.blocksPerStripe - first);
-    return runs;
+    return this.#valid.count(slot, 0, this.blocksPerStripe) === 0;
   }
 
   /** Throws if an invariant of the file's head does not hold. */
@@ -399,8 +342,7 @@ export class StripeCache {
       dirtyBlocks += dirty;
       if (dirty > 0 !== this.dirtySlots.has(slot)) fail(`slot ${slot} has ${dirty} dirty blocks`);
       for (let block = 0; block < this.blocksPerStripe; block++) {
-        const word = slot * this.#words + (block >>> 5);
-        const isDirty = (this.#dirty[word] >>> (block & 31) & 1) === 1;
+        const isDirty = this.#dirty.has(slot, block);
         if (isDirty && !this.isValid(slot, block)) fail(`slot ${slot}: dirty and not valid`);
       }
     }
@@ -409,16 +351,4 @@ export class StripeCache {
       fail(`${this.dirtyBlocks} dirty blocks counted, ${dirtyBlocks} found`);
     }
   }
-}
-
-/** The bits of `from`'s word from `from` on and before `end`. */
-function maskFrom(from: number, end: number): number {
-  const low = -1 << (from & 31);
-  return end >= (from | 31) + 1 ? low : low & ((1 << (end & 31)) - 1);
-}
-
-function popcount(word: number): number {
-  word -= (word >>> 1) & 0x55555555;
-  word = (word & 0x33333333) + ((word >>> 2) & 0x33333333);
-  return Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
 }

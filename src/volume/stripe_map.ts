@@ -16,7 +16,7 @@
  * Invariants (`checkInvariants`): a segment's live bytes are the sum of what bases and patches hold of it; a patch
  * never covers a whole stripe, nor is one covered whole by a single newer one.
  */
-import { MAP_PAGE_STRIPES } from "../limits.ts";
+import { MAP_PAGE_STRIPES, PATCHES_MAX, STRIPE_PATCHES_MAX } from "../limits.ts";
 import { RECORD_DATA, RECORD_PREFIX_BYTES, type SegmentRecord } from "./segment.ts";
 
 const WORDS = 3;
@@ -113,6 +113,12 @@ export class StripeMap {
   /** Oldest first. */
   patches(stripe: number): readonly Patch[] {
     return this.pages.get(pageOf(stripe))?.patches.get(indexOf(stripe)) ?? [];
+  }
+
+  /** True if a stripe that is stored should get no more patches: its next change is stored with all of it. */
+  isFull(stripe: number): boolean {
+    return this.isMapped(stripe) &&
+      (this.patches(stripe).length >= STRIPE_PATCHES_MAX || this.patchCount >= PATCHES_MAX);
   }
 
   /** True if the map has no bytes for the block: nothing was stored, or zeroes. */

@@ -7,28 +7,28 @@ import { BLOCK_BYTES, ZERO_RUNS_MAX } from "../limits.ts";
 import type { Done } from "./block_device.ts";
 import type { Blocked, ChangeOrder } from "./change_order.ts";
 import type { Contents } from "./contents.ts";
+import type { Fetcher } from "./fetch.ts";
 import type { WritePath } from "./write.ts";
 
 export class TrimPath {
   readonly #contents: Contents;
+  readonly #fetcher: Fetcher;
   readonly #order: ChangeOrder;
   readonly #writePath: WritePath;
-  readonly #onChanged: () => void;
 
   /**
    * @param writePath writes what sticks out of the blocks of a `zero`
-   * @param onChanged called in the turn of every change, when it is made
    */
   constructor(
     contents: Contents,
+    fetcher: Fetcher,
     order: ChangeOrder,
     writePath: WritePath,
-    onChanged: () => void,
   ) {
     this.#contents = contents;
+    this.#fetcher = fetcher;
     this.#order = order;
     this.#writePath = writePath;
-    this.#onChanged = onChanged;
   }
 
   /** Makes the whole blocks inside the range read as zeroes. */
@@ -63,9 +63,24 @@ export class TrimPath {
   /** `start` and `end` are multiples of a block. */
   #attempt(start: number, end: number): Blocked | null {
     if (this.#contents.zeroes.count >= ZERO_RUNS_MAX) return "room";
+    const [first, last] = [start, end - 1].map((byte) =>
+      Math.floor(byte / this.#contents.stripeBytes)
+    );
+    const blocked = this.#bringIn(first, start, end) ?? this.#bringIn(last, start, end);
+    if (blocked !== null) return blocked;
     zeroBlocks(this.#contents, start / BLOCK_BYTES, end / BLOCK_BYTES);
-    this.#onChanged();
     return null;
+  }
+
+  /** A stripe that is covered in part and should get no more patches is stored whole: so it has to be here. */
+  #bringIn(stripe: number, start: number, end: number): Blocked | null {
+    const { cache, map, stripeBytes, blocksPerStripe, dirtyStripesMax } = this.#contents;
+    const isWhole = start <= stripe * stripeBytes && end >= (stripe + 1) * stripeBytes;
+    if (isWhole || !map.isFull(stripe)) return null;
+    const slot = cache.find(stripe);
+    if (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe)) return this.#fetcher.fetch([stripe]);
+    const busy = cache.dirtySlots.size + cache.sealedStripes;
+    return cache.hasDirty(slot) || busy + 2 <= dirtyStripesMax ? null : "room";
   }
 }
 
@@ -79,7 +94,7 @@ function roundUp(byte: number): number {
 
 /** Makes the blocks [first, end) read as zeroes, in this turn. */
 export function zeroBlocks(contents: Contents, first: number, end: number): void {
-  const { cache, zeroes, blocksPerStripe } = contents;
+  const { cache, map, zeroes, blocksPerStripe } = contents;
   zeroes.pending.add(first, end);
   const firstStripe = Math.floor(first / blocksPerStripe);
   const endStripe = Math.ceil(end / blocksPerStripe);
@@ -88,8 +103,9 @@ export function zeroBlocks(contents: Contents, first: number, end: number): void
     const from = Math.max(first, begin);
     const to = Math.min(end, begin + blocksPerStripe);
     const whole = to - from === blocksPerStripe;
-    if (cache.hasDirty(slot) && !whole) {
-      // its other dirty blocks go into the next batch anyway: these go with them, as data
+    const isFull = map.isFull(cache.stripeOf(slot)) && cache.allValid(slot, 0, blocksPerStripe);
+    if ((cache.hasDirty(slot) || isFull) && !whole) {
+      // its other blocks go into the next batch, or should: these go with them, as data
       zeroes.pending.remove(from, to);
       cache.zeroFill(slot, from - begin, to - from);
       cache.setDirty(slot, from - begin, to - from);

@@ -18,6 +18,7 @@ import {
   CHECKPOINT_PART_BYTES_MAX,
   CHECKPOINT_SEGMENTS,
   DIRTY_SHARE,
+  DOWNLOADS_MAX,
   GET_BYTES_MAX,
   IDLE_SEGMENTS_MAX,
   MAP_PAGE_STRIPES,
@@ -110,7 +111,7 @@ export class Volume implements BlockDevice {
     const { bucket, clock, chance, logger, host } = around;
     const wanted = { ...options, defaultStripeBytes: STRIPE_BYTES_DEFAULT };
     const { info, etag } = await readOrCreateVolume(bucket, wanted, chance.uuid(), clock);
-    await refuseIfHeld(bucket, host, clock, options.takeover, logger);
+    const dead = await refuseIfHeld(bucket, host, clock, options.takeover, logger);
     await warnIfUnconditional(bucket, logger);
     const writerId = chance.uuid().replaceAll("-", "");
     const recovered = await recover(bucket, info.stripeBytes / BLOCK_BYTES, writerId, logger);
@@ -119,6 +120,7 @@ export class Volume implements BlockDevice {
       : info;
     const volume = new Volume(options, around, grown, recovered);
     await volume.#lease.acquire();
+    if (dead) host.forget(dead);
     return volume;
   }
 
@@ -154,12 +156,12 @@ export class Volume implements BlockDevice {
       () => this.#committed(),
       (error) => this.#fail(error),
     );
-    const order = new ChangeOrder(contents, () => flush.wantRoom());
+    const order = new ChangeOrder(contents, () => flush.changed(), () => flush.wantRoom());
     this.#contents = contents;
     this.#flush = flush;
     this.#read = new ReadPath(contents, fetcher, this.sizeBytes, options.readaheadBytes);
     this.#write = new WritePath(contents, fetcher, order, () => flush.changed());
-    this.#trim = new TrimPath(contents, order, this.#write, () => flush.changed());
+    this.#trim = new TrimPath(contents, fetcher, order, this.#write);
     this.#checkpointer = new Checkpointer(bucket, map, writer.epoch, recovered.checkpoint);
     this.#lease = new Lease(bucket, host, writer, clock, logger, (error) => this.#fail(error));
   }
@@ -175,10 +177,12 @@ export class Volume implements BlockDevice {
     const cache = options.cacheStripes * stripeBytes;
     const saved = cache * DIRTY_SHARE; // sealed stripes that are overwritten before they are copied
     const uploads = options.uploads * SEGMENT_BYTES_MAX;
-    const downloads = Math.max(options.readaheadBytes, GET_BYTES_MAX) * 2;
+    const downloads = DOWNLOADS_MAX * Math.max(GET_BYTES_MAX, stripeBytes);
     const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * MAP_PAGE_STRIPES * 12;
     const patches = Math.min(PATCHES_MAX, stripes * 8) * 100;
-    return cache + saved + uploads + downloads + map + patches + 2 * CHECKPOINT_PART_BYTES_MAX;
+    // while a checkpoint is stored, pages that change are kept as they were
+    const checkpoint = map + 2 * CHECKPOINT_PART_BYTES_MAX;
+    return cache + saved + uploads + downloads + map + patches + checkpoint;
   }
 
   tryRead(offset: number, target: Uint8Array): boolean {
@@ -220,8 +224,8 @@ export class Volume implements BlockDevice {
     onProgress(this.unstoredBytes);
     this.#cancelCheckpointTimer?.();
     this.#contents.assertAlive();
-    await this.#flush.flush();
-    this.#flush.stop();
+    // a change that waited for room may be made when room is
+    do await this.#flush.flush(); while (this.#contents.hasChanges);
     await this.#checkpointing;
     // who only looked leaves the checkpoint that is there; the claims of many such openings add up
     const newSegments = this.#flush.committedSeq - this.#checkpointer.newestSeq;
@@ -230,7 +234,7 @@ export class Volume implements BlockDevice {
     }
     this.#contents.assertAlive();
     await this.#lease.release();
-    this.#contents.fail(new UsageError("the volume is closed"));
+    this.#flush.fail(new UsageError("the volume is closed"));
   }
 
   /** Ends without storing anything more, as a crash would, but for open timers. */

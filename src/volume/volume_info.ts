@@ -1,9 +1,10 @@
 /**
  * `volume.json`: what a volume is, written once when it is created; only its size can change, and only grow.
  */
-import type { Bucket } from "../bucket/bucket.ts";
+import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
 import { messageOf, UsageError } from "../errors.ts";
+import { STRIPE_BYTES_MAX, STRIPE_BYTES_MIN, VOLUME_BYTES_MAX } from "../limits.ts";
 
 export const VOLUME_KEY = "volume.json";
 const VOLUME_FORMAT = 1;
@@ -41,10 +42,7 @@ export async function readOrCreateVolume(
     const found = await bucket.get(VOLUME_KEY);
     if (found) return { info: checkVolume(bucket, found.bytes, wanted), etag: found.etag };
     if (wanted.volumeBytes === undefined) {
-      throw new UsageError(
-        `${bucket.name} holds no volume, and to create one its size is needed: set VOLUMESIZE ` +
-          `(bytes, or with K, M, G or T)`,
-      );
+      throw noVolumeIn(bucket.name);
     }
     const info: VolumeInfo = {
       format: VOLUME_FORMAT,
@@ -91,6 +89,14 @@ function checkVolume(bucket: Bucket, bytes: Uint8Array, wanted: WantedShape): Vo
   if (info?.format !== VOLUME_FORMAT) {
     throw new UsageError(
       `${where} has format ${info?.format}; this program reads format ${VOLUME_FORMAT} only`,
+    );
+  }
+  const isStripe = Number.isInteger(Math.log2(info.stripeBytes)) &&
+    info.stripeBytes >= STRIPE_BYTES_MIN && info.stripeBytes <= STRIPE_BYTES_MAX;
+  if (!isStripe || !(info.volumeBytes > 0 && info.volumeBytes <= VOLUME_BYTES_MAX)) {
+    throw new UsageError(
+      `${where} gives stripes of ${info.stripeBytes} and a size of ${info.volumeBytes} bytes, ` +
+        `which no volume has: it is damaged`,
     );
   }
   const { stripeBytes, volumeBytes } = wanted;

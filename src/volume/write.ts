@@ -7,13 +7,7 @@
  *
  * A piece of up to `pieceBytes` is made in one turn, so that one batch has all of it or nothing.
  */
-import {
-  BLOCK_BYTES,
-  PATCHES_MAX,
-  STRIPE_PATCHES_MAX,
-  WRITE_PIECE_BYTES_MAX,
-  ZERO_RUNS_MAX,
-} from "../limits.ts";
+import { BLOCK_BYTES, WRITE_PIECE_BYTES_MAX, ZERO_RUNS_MAX } from "../limits.ts";
 import type { Done } from "./block_device.ts";
 import type { Blocked, ChangeOrder } from "./change_order.ts";
 import type { Contents } from "./contents.ts";
@@ -28,7 +22,7 @@ export class WritePath {
   readonly #onChanged: () => void;
   readonly #pieceBytes: number;
 
-  /** @param onChanged called in the turn of every change, when it is made */
+  /** @param onChanged called behind a change that is made at once, as ChangeOrder does it for the others */
   constructor(contents: Contents, fetcher: Fetcher, order: ChangeOrder, onChanged: () => void) {
     this.#contents = contents;
     this.#fetcher = fetcher;
@@ -41,15 +35,21 @@ export class WritePath {
   write(offset: number, data: Uint8Array): Done {
     if (this.#order.isIdle && data.length <= this.#pieceBytes) {
       this.#contents.assertAlive();
-      if (this.#tryPiece(offset, data) === null) return undefined;
+      if (this.#tryPiece(offset, data) === null) {
+        this.#onChanged();
+        return undefined;
+      }
     }
     const copy = data.slice();
     let written = 0;
     return this.#order.run(offset, offset + data.length, () => {
       while (written < copy.length) {
         const at = offset + written;
-        // pieces end where stripes do, so that a long write fills whole stripes
-        const end = written + this.#pieceBytes - at % this.#contents.stripeBytes;
+        // pieces of a longer write end where stripes do, so that it fills whole stripes
+        const isPiece = copy.length <= this.#pieceBytes;
+        const end = isPiece
+          ? copy.length
+          : written + this.#pieceBytes - at % this.#contents.stripeBytes;
         const blocked = this.attempt(at, copy.subarray(written, end));
         if (blocked !== null) return blocked;
         written = Math.min(end, copy.length);
@@ -61,13 +61,14 @@ export class WritePath {
   /** Writes one piece in this turn, or touches nothing and says what it waits for. */
   attempt(offset: number, data: Uint8Array): Blocked | null {
     const blocked = this.#tryPiece(offset, data);
-    return typeof blocked === "number" ? this.#fetcher.fetch([blocked]) : blocked;
+    return Array.isArray(blocked) ? this.#fetcher.fetch(blocked) : blocked;
   }
 
-  /** Writes one piece in this turn, or touches nothing and says what it needs: room, or a stripe fetched. */
-  #tryPiece(offset: number, data: Uint8Array): null | "room" | number {
+  /** Writes one piece in this turn, or touches nothing and says what it needs: room, or stripes fetched. */
+  #tryPiece(offset: number, data: Uint8Array): null | "room" | number[] {
     const { cache, stripeBytes } = this.#contents;
     const end = offset + data.length;
+    let toFetch: number[] | null = null;
     let newlyDirty = 0;
     let newSlots = 0;
     let cleanSlots = 0;
@@ -75,12 +76,13 @@ export class WritePath {
       const stripe = Math.floor(at / stripeBytes);
       const stop = Math.min(end, (stripe + 1) * stripeBytes);
       const slot = cache.find(stripe);
-      if (this.#mustFetch(stripe, slot, at, stop)) return stripe;
+      if (this.#mustFetch(stripe, slot, at, stop)) (toFetch ??= []).push(stripe);
       if (slot < 0) newSlots++;
       else if (cache.isClean(slot)) cleanSlots++;
       if (slot < 0 || !cache.hasDirty(slot)) newlyDirty++;
       at = stop;
     }
+    if (toFetch !== null) return toFetch;
     const busy = cache.dirtySlots.size + cache.sealedStripes;
     if (busy + newlyDirty > this.#contents.dirtyStripesMax) return "room";
     if (cache.available - cleanSlots < newSlots) return "room";
@@ -94,9 +96,7 @@ export class WritePath {
     if (end - start === this.#contents.stripeBytes) return false;
     if (start % BLOCK_BYTES !== 0 && !this.#isKnown(slot, start)) return true;
     if (end % BLOCK_BYTES !== 0 && !this.#isKnown(slot, end)) return true;
-    if (!map.isMapped(stripe)) return false;
-    const full = map.patches(stripe).length >= STRIPE_PATCHES_MAX || map.patchCount >= PATCHES_MAX;
-    return full && (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe));
+    return map.isFull(stripe) && (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe));
   }
 
   #isKnown(slot: number, byte: number): boolean {
@@ -123,7 +123,6 @@ export class WritePath {
         done += length;
       }
     }
-    this.#onChanged();
   }
 
   #copyStripe(stripe: number, slot: number, from: number, data: Uint8Array): void {
@@ -140,7 +139,6 @@ export class WritePath {
     const taken = slot < 0;
     if (taken) slot = cache.take(stripe);
     cache.beforeOverwrite(slot);
-    this.#absorbZeroes(stripe, slot);
     const first = Math.floor(from / BLOCK_BYTES);
     const last = Math.floor((to - 1) / BLOCK_BYTES);
     if (!aligned) {
@@ -150,21 +148,9 @@ export class WritePath {
     }
     cache.bytes(slot, from, to).set(data);
     cache.setDirty(slot, first, last - first + 1);
+    const begin = stripe * blocksPerStripe;
+    if (zeroes.pending.count > 0) zeroes.pending.remove(begin + first, begin + last + 1);
     if (taken) cache.unpin(slot);
-  }
-
-  /** A stripe has dirty blocks or pending zeroes, never both: its zeroes become dirty blocks. */
-  #absorbZeroes(stripe: number, slot: number): void {
-    const { cache, zeroes, blocksPerStripe } = this.#contents;
-    if (zeroes.pending.count === 0) return;
-    const first = stripe * blocksPerStripe;
-    const runs = [...zeroes.pending.within(first, first + blocksPerStripe)];
-    if (runs.length === 0) return;
-    zeroes.pending.remove(first, first + blocksPerStripe);
-    for (const [start, end] of runs) {
-      cache.bytes(slot, (start - first) * BLOCK_BYTES, (end - first) * BLOCK_BYTES).fill(0);
-      cache.setDirty(slot, start - first, end - start);
-    }
   }
 
   #zeroIfInvalid(slot: number, block: number): void {

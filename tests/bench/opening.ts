@@ -50,7 +50,7 @@ async function scatterStripes(path: string): Promise<void> {
   }, {
     ...around,
     bucket,
-    host: { me: { host: "bench", pid: 0, trace: "" }, isGone: () => true },
+    host: { me: { host: "bench", pid: 0, trace: "" }, isGone: () => true, forget() {} },
     onFailure: (error) => {
       throw error;
     },

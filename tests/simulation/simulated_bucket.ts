@@ -2,7 +2,8 @@
  * One process's connection to a bucket in memory, in a world where nothing happens by itself.
  *
  * Every request becomes two events, "arrives" and "is answered", which the simulation lets happen in any
- * order, late, or never. A request of a process that has died may still arrive.
+ * order, late, or never. A request may be given up and made again while the first try is still on its way; a
+ * request of a process that has died may still arrive.
  */
 import type {
   Bucket,
@@ -19,6 +20,8 @@ import type { Seed } from "./seed.ts";
 export interface Event {
   /** For a trace of a failing seed. */
   what: string;
+  /** The process that would hear of it; undefined for what happens in the bucket. */
+  at?: { isPaused: boolean };
   happen(): Promise<void>;
 }
 
@@ -26,12 +29,14 @@ export class SimulatedBucket implements Bucket {
   readonly name = "memory:";
   /** Set when the process dies: its requests may still arrive, but nobody hears the answer. */
   isDead = false;
+  /** While true the process hears no answers. */
+  isPaused = false;
 
   constructor(
     private readonly bucket: MemoryBucket,
     private readonly events: Event[],
     private readonly seed: Seed,
-    /** Share of requests that fail before, and of those that fail after they took effect. */
+    /** Share of requests that fail before, of those that fail after they took effect, and of those given up. */
     private readonly faults: number,
     private readonly owner: string,
   ) {}
@@ -41,14 +46,15 @@ export class SimulatedBucket implements Bucket {
   }
 
   put(key: string, bytes: Uint8Array, condition?: PutCondition): Promise<PutResult> {
-    return this.#request(`put ${key}`, () => this.bucket.put(key, bytes.slice(), condition));
+    const sent = bytes.slice();
+    return this.#request(`put ${key}`, () => this.bucket.put(key, sent, condition));
   }
 
   delete(keys: string[]): Promise<void> {
     return this.#request(`delete ${keys[0]}`, () => this.bucket.delete(keys));
   }
 
-  list(prefix: string, startAfter?: string): Promise<string[]> {
+  list(prefix: string, startAfter?: string): ReturnType<Bucket["list"]> {
     return this.#request(`list ${prefix}`, () => this.bucket.list(prefix, startAfter));
   }
 
@@ -58,33 +64,40 @@ export class SimulatedBucket implements Bucket {
   #request<T>(what: string, perform: () => Promise<T>): Promise<T> {
     const { promise, resolve } = Promise.withResolvers<T>();
     const attempt = () => {
-      this.#later(`${what} arrives`, async () => {
-        if (this.seed.chance(this.faults)) return this.#answer(`${what} fails before`, attempt);
-        const result = await perform().catch((error) => {
-          if (error instanceof UnavailableError) return undefined;
-          throw error;
-        });
-        if (result === undefined && !what.startsWith("delete")) {
-          return this.#answer(`${what} fails`, attempt);
-        }
+      if (this.seed.chance(this.faults / 2)) {
+        this.#arrives(`${what}, given up,`, perform, () => {});
+        return this.#answer(`${what} is given up`, attempt);
+      }
+      this.#arrives(what, perform, (result) => {
+        if (!result) return this.#answer(`${what} fails`, attempt);
         if (this.seed.chance(this.faults)) {
           return this.#answer(`${what}: the answer is lost`, attempt);
         }
-        this.#answer(`${what} is answered`, () => resolve(result as T));
+        this.#answer(`${what} is answered`, () => resolve(result.is));
       });
     };
     attempt();
     return promise;
   }
 
-  #later(what: string, action: () => Promise<void>): void {
-    this.events.push({ what: `${this.owner}: ${what}`, happen: action });
+  #arrives<T>(what: string, perform: () => Promise<T>, then: (result?: { is: T }) => void): void {
+    const happen = async () => {
+      if (this.seed.chance(this.faults)) return then();
+      try {
+        then({ is: await perform() });
+      } catch (error) {
+        if (!(error instanceof UnavailableError)) throw error;
+        then();
+      }
+    };
+    this.events.push({ what: `${this.owner}: ${what} arrives`, happen });
   }
 
   #answer(what: string, action: () => void): void {
-    this.#later(what, () => {
+    const happen = () => {
       if (!this.isDead) action();
       return Promise.resolve();
-    });
+    };
+    this.events.push({ what: `${this.owner}: ${what}`, at: this, happen });
   }
 }

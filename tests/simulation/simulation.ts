@@ -1,27 +1,27 @@
 /**
- * A volume's whole life, replayed from a seed: the real src/volume over a bucket in memory, with clock,
+ * A volume's whole life, replayed from a seed: the real src/volume over a bucket in memory, with clocks,
  * chance and the order of all events owned by the seed.
  *
- * A client writes, trims, zeroes, reads and flushes; requests to the bucket arrive late, out of order, fail
- * before or after they took effect; the process dies at any moment, with requests under way that may still
- * arrive, and another opens the volume. Checked against a model:
- *  - every read gives what the model has;
- *  - after every opening the disk is as it was after some change, and not older than the last
- *    acknowledged flush;
+ * Processes open the volume one after the other or while others have it open. Clients write, trim, zero, read
+ * and flush; requests to the bucket arrive late, out of order, twice, fail before or after they took effect;
+ * a process dies at any moment, or is paused and goes on, with requests under way that may still arrive.
+ * Checked against a model:
+ *  - every read gives what its writer's model has;
+ *  - after every opening the disk is as it was after some change of the writer before, and not older than the
+ *    last flush that was answered;
+ *  - once another writer has opened the volume, the one before has no flush answered that the new one
+ *    did not find;
  *  - what was read after an opening stays so (the next death can't bring older bytes back);
- *  - the invariants of cache, map and segment table hold.
+ *  - the invariants of cache, map and segment table hold, and a clean stop leaves no timer behind.
  */
 import { setImmediate } from "node:timers";
-import { silentLogger } from "../../src/logger.ts";
-import type { Host } from "../../src/volume/lease.ts";
-import { Volume } from "../../src/volume/volume.ts";
-import { ManualClock } from "../support/manual_clock.ts";
+import { CHECKPOINT_MS } from "../../src/limits.ts";
+import type { VolumeOptions } from "../../src/volume/volume.ts";
 import { MemoryBucket } from "../support/memory_bucket.ts";
+import { Life, type World } from "./life.ts";
+import { firstDifference, Model } from "./model.ts";
 import { Seed } from "./seed.ts";
 import { type Event, SimulatedBucket } from "./simulated_bucket.ts";
-
-/** Every holder is gone: a simulated process is opened again only after the one before has died. */
-const host: Host = { me: { host: "simulated", pid: 1, trace: "" }, isGone: () => true };
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 
@@ -29,7 +29,10 @@ export interface SimulationResult {
   seed: number;
   changes: number;
   flushes: number;
+  timeouts: number;
   deaths: number;
+  takeovers: number;
+  fenced: number;
   events: number;
 }
 
@@ -37,267 +40,196 @@ export interface SimulationResult {
 export async function simulate(seedNumber: number): Promise<SimulationResult> {
   const run = new Simulation(new Seed(seedNumber));
   try {
-    return await run.live();
+    return await run.run();
   } catch (error) {
-    const trace = run.trace.filter((l) => !l.includes("lease")).slice(-160).join("\n  ");
+    const trace = run.lines.filter((line) => !line.includes("lease")).slice(-160).join("\n  ");
     throw new Error(`seed ${seedNumber}: ${(error as Error).stack}\n  ${trace}`);
   }
 }
 
-/** Bytes put at an offset: a write, or zeroes. */
-interface Change {
-  offset: number;
-  data: Uint8Array;
-}
-
-interface State {
-  disk: Uint8Array;
-  /** Changes not acknowledged yet. */
-  waiting: Change[];
-}
-
-class Simulation {
-  readonly trace: string[] = [];
-  readonly #seed: Seed;
-  readonly #clock = new ManualClock();
+class Simulation implements World {
+  readonly seed: Seed;
+  readonly options: VolumeOptions & { volumeBytes: number };
+  readonly lines: string[] = [];
   readonly #bucket = new MemoryBucket();
-  #events: Event[] = [];
-  readonly #stripeBytes: number;
-  readonly #sizeBytes: number;
-  readonly #cacheStripes: number;
-  readonly #uploads: number;
+  readonly #events: Event[] = [];
   readonly #faults: number;
-  /** The model: what the disk may be after a death, oldest first; nothing from before the last flush. */
-  #states: State[];
-  #firstState = 0;
-  #waiting: Change[] = [];
-  #underWay = new Set<Promise<void>>();
-  #life = 0;
-  #failure: Error | null = null;
-  #result: SimulationResult;
+  /** Share of steps in which a client acts: with many, requests queue up. */
+  readonly #pace: number;
+  /** Every process there was, oldest first. */
+  readonly #lives: Life[] = [];
+  /** Those that have opened the volume, by epoch. */
+  readonly #writers: Life[] = [];
+  readonly #before: Model;
+  #takeovers = 0;
+  #deaths = 0;
+  #eventCount = 0;
 
   constructor(seed: Seed) {
-    this.#seed = seed;
-    this.#stripeBytes = 4096 << seed.pick([0, 1, 1, 2, 2, 4]);
-    this.#sizeBytes = this.#stripeBytes * (4 + seed.below(this.#stripeBytes > 16384 ? 12 : 40));
-    this.#cacheStripes = 16 + seed.below(16);
-    this.#uploads = 1 + seed.below(4);
-    this.#faults = seed.pick([0, 0.02, 0.2]);
-    this.#states = [{ disk: new Uint8Array(this.#sizeBytes), waiting: [] }];
-    this.#result = { seed: seed.seed, changes: 0, flushes: 0, deaths: 0, events: 0 };
-  }
-
-  async live(): Promise<SimulationResult> {
-    const lives = 1 + this.#seed.below(4);
-    for (let life = 0; life < lives; life++) {
-      await this.#oneLife(life, life === lives - 1);
-    }
-    return this.#result;
-  }
-
-  async #oneLife(life: number, cleanStop: boolean): Promise<void> {
-    const bucket = new SimulatedBucket(
-      this.#bucket,
-      this.#events,
-      this.#seed,
-      this.#faults,
-      `life ${life}`,
-    );
-    const volume = await this.#untilDone(this.#open(bucket));
-    await this.#checkOpened(volume);
-    const steps = this.#seed.below(120);
-    for (let step = 0; step < steps; step++) {
-      if (this.#seed.chance(0.5)) this.#clientActs(volume);
-      else await this.#somethingHappens();
-      await turn();
-      if (this.#failure) throw this.#failure;
-      if (this.#seed.chance(0.1)) volume.checkInvariants();
-    }
-    if (cleanStop || this.#seed.chance(0.2)) {
-      await this.#untilDone(Promise.all(this.#underWay));
-      await this.#untilDone(volume.close());
-      this.#forgetBefore(this.#firstState + this.#states.length - 1);
-      volume.checkInvariants();
-    } else {
-      this.#trace(`life ${life} dies`);
-      this.#result.deaths++;
-      bucket.isDead = true;
-      this.#life++;
-      this.#underWay.clear();
-      volume.abandon();
-      await turn();
-    }
-  }
-
-  #open(bucket: SimulatedBucket): Promise<Volume> {
-    return Volume.open({
-      stripeBytes: this.#stripeBytes,
-      volumeBytes: this.#sizeBytes,
-      cacheStripes: this.#cacheStripes,
-      cacheTtlMs: this.#seed.pick([0, 2000, 60_000]),
-      uploads: this.#uploads,
-      readaheadBytes: this.#seed.pick([0, 1 << 20]),
+    this.seed = seed;
+    const stripeBytes = 4096 << seed.pick([0, 1, 1, 2, 2, 4]);
+    const stripes = 4 + seed.below(stripeBytes > 16384 ? 12 : 40);
+    this.options = {
+      stripeBytes,
+      volumeBytes: stripeBytes * stripes,
+      cacheStripes: 16 + seed.below(16),
+      cacheTtlMs: seed.pick([0, 2000, 60_000]),
+      uploads: 1 + seed.below(4),
+      readaheadBytes: seed.pick([0, 1 << 20]),
       flushAfterMs: 5000,
+      ioTimeoutMs: seed.pick([undefined, undefined, undefined, 4000]),
       takeover: false,
-    }, {
-      bucket,
-      clock: this.#clock,
-      chance: this.#seed,
-      logger: silentLogger,
-      host,
-      onFailure: (error) => {
-        throw error;
-      },
-    });
-  }
-
-  // ---- the model
-
-  get #newest(): State {
-    return this.#states[this.#states.length - 1];
-  }
-
-  /** A change the volume makes at once, or one that waits: until it is acknowledged, any part of it may be there. */
-  #change(what: string, change: Change, done: Promise<void> | undefined): void {
-    this.#trace(`${what} ${change.offset}+${change.data.length}${done ? ", waits" : ""}`);
-    this.#result.changes++;
-    if (!done) return this.#made(change);
-    this.#waiting.push(change);
-    this.#states.push({ disk: this.#newest.disk, waiting: [...this.#waiting] });
-    this.#follow(done, () => {
-      this.#trace(`${what} ${change.offset}+${change.data.length} is made`);
-      this.#waiting = this.#waiting.filter((other) => other !== change);
-      this.#made(change);
-    });
-  }
-
-  #made(change: Change): void {
-    const disk = this.#newest.disk.slice();
-    disk.set(change.data, change.offset);
-    this.#states.push({ disk, waiting: [...this.#waiting] });
-  }
-
-  /** States before number `index` can't come back. */
-  #forgetBefore(index: number): void {
-    if (index <= this.#firstState) return;
-    this.#states = this.#states.slice(index - this.#firstState);
-    this.#firstState = index;
-  }
-
-  /** The disk must be one of the states since the last flush; from now on it is that one. */
-  async #checkOpened(volume: Volume): Promise<void> {
-    volume.checkInvariants();
-    const found = await this.#readAll(volume);
-    for (let at = this.#states.length - 1; at >= 0; at--) {
-      if (!couldBe(found, this.#states[at])) continue;
-      this.#trace(`opened as in state ${this.#firstState + at}`);
-      this.#states = [{ disk: found, waiting: [] }];
-      this.#firstState += at;
-      this.#waiting = [];
-      return;
-    }
-    const block = firstDifference(found, this.#newest.disk) >>> 12;
-    throw new Error(
-      `after opening, the disk is none of the ${this.#states.length} states since the last flush; ` +
-        `it differs from the newest first in block ${block}: ${found[block << 12]} ${
-          this.#newest.disk[block << 12]
-        } ${firstDifference(found, this.#newest.disk)}`,
-    );
-  }
-
-  async #readAll(volume: Volume): Promise<Uint8Array> {
-    const found = new Uint8Array(this.#sizeBytes);
-    if (!volume.tryRead(0, found)) await this.#untilDone(volume.read(0, found));
-    return found;
-  }
-
-  // ---- the client
-
-  #clientActs(volume: Volume): void {
-    const [offset, length] = this.#range();
-    const action = this.#seed.random();
-    if (action < 0.45) {
-      const data = new Uint8Array(length);
-      if (!this.#seed.chance(0.1)) data.fill(1 + this.#seed.below(255));
-      if (this.#seed.chance(0.2)) data.fill(0, 0, this.#seed.below(length));
-      const change = { offset, data: data.slice() };
-      this.#change("write", change, volume.write(offset, data));
-      data.fill(0xee); // borrowed for the call only
-    } else if (action < 0.55) {
-      const change = { offset, data: new Uint8Array(length) };
-      this.#change("zero", change, volume.zero(offset, length));
-    } else if (action < 0.65) {
-      const from = Math.ceil(offset / 4096) * 4096;
-      const data = new Uint8Array(Math.max(0, (offset + length & ~4095) - from));
-      this.#change("trim", { offset: from, data }, volume.trim(offset, length));
-    } else if (action < 0.85) {
-      this.#read(volume, offset, length);
-    } else {
-      const covered = this.#firstState + this.#states.length - 1;
-      this.#trace("flush");
-      this.#result.flushes++;
-      this.#follow(volume.flush(), () => {
-        this.#trace("flush is answered");
-        this.#forgetBefore(covered);
-      });
-    }
-  }
-
-  #follow(done: Promise<void> | undefined, after: () => void): void {
-    if (!done) return after();
-    const life = this.#life;
-    const followed = done.then(() => {
-      if (life === this.#life) after();
-    });
-    this.#underWay.add(followed);
-    followed.catch((error) => {
-      if (life === this.#life) this.#failure ??= error;
-    }).finally(() => this.#underWay.delete(followed));
-  }
-
-  /** A read is compared if no change was made or waited meanwhile: then it has one right answer. */
-  #read(volume: Volume, offset: number, length: number): void {
-    if (this.#waiting.length > 0) return;
-    const target = new Uint8Array(length);
-    const state = this.#newest;
-    this.#trace(`read ${offset}+${length}`);
-    const check = () => {
-      if (state !== this.#newest) return;
-      const wrong = firstDifference(target, state.disk.subarray(offset, offset + length));
-      if (wrong >= 0) throw new Error(`read ${offset}+${length} is wrong at ${offset + wrong}`);
     };
-    if (volume.tryRead(offset, target)) check();
-    else this.#follow(volume.read(offset, target), check);
+    this.#faults = seed.pick([0, 0.02, 0.2]);
+    this.#pace = seed.pick([0.3, 0.5, 0.5, 0.8]);
+    this.#before = new Model(new Uint8Array(this.options.volumeBytes));
   }
 
-  #range(): [offset: number, length: number] {
-    const aligned = this.#seed.chance(0.7);
-    const unit = aligned ? 4096 : 1;
-    const units = this.#sizeBytes / unit;
-    const offset = this.#seed.below(units);
-    const longest = this.#seed.chance(0.1) ? units : Math.max(1, Math.ceil(units / 10));
-    const length = 1 + this.#seed.below(Math.min(longest, units - offset));
-    return [offset * unit, length * unit];
+  trace(what: string): void {
+    this.lines.push(what);
+  }
+
+  async run(): Promise<SimulationResult> {
+    const openings = 1 + this.seed.below(4);
+    for (let opening = 0; opening < openings; opening++) {
+      await this.#openAnother();
+      const steps = this.seed.below(120);
+      for (let step = 0; step < steps; step++) await this.#step();
+      await this.#endSome();
+    }
+    // whatever has happened, the next process can open the volume, and stop in good order
+    for (const life of this.#living()) this.#kill(life);
+    await this.#openAnother(1);
+    for (let step = 0; step < 20; step++) await this.#step();
+    await this.#untilDone(this.#lives.at(-1)!.close());
+    const sum = (key: "changes" | "flushes" | "timeouts") =>
+      this.#lives.reduce((n, life) => n + life[key], 0);
+    return {
+      seed: this.seed.seed,
+      changes: sum("changes"),
+      flushes: sum("flushes"),
+      timeouts: sum("timeouts"),
+      deaths: this.#deaths,
+      takeovers: this.#takeovers,
+      fenced: this.#lives.filter((life) => life.isFenced).length,
+      events: this.#eventCount,
+    };
+  }
+
+  /** One step of the world: a client does something, or something else happens. */
+  async #step(): Promise<void> {
+    const awake = this.#living().filter((life) => !life.bucket.isPaused);
+    if (awake.length > 0 && this.seed.chance(this.#pace)) {
+      // mostly the newest
+      (this.seed.chance(0.7) ? awake.at(-1)! : this.seed.pick(awake)).act();
+    } else await this.#somethingHappens();
+    await turn();
+    this.#check();
+  }
+
+  #living(): Life[] {
+    return this.#lives.filter((life) => !life.isOver);
+  }
+
+  /** @throws what went wrong in a process */
+  #check(): void {
+    for (const life of this.#lives) {
+      if (life.failure) throw life.failure;
+      if (life.isFenced && !this.#mayBeFenced(life)) throw new Error(`${life.number} is fenced`);
+      if (!life.isOver && this.seed.chance(0.1)) life.volume?.checkInvariants();
+    }
+  }
+
+  /** Only by a higher epoch; that of a process which has not opened the volume is not known. */
+  #mayBeFenced(life: Life): boolean {
+    const epoch = life.volume?.epoch ?? 0;
+    return this.#lives.some((other) => other !== life && (other.volume?.epoch ?? Infinity) > epoch);
+  }
+
+  // ---- openings and ends
+
+  /** One process, or two at once, begin to open the volume, and those that live on have done so. */
+  async #openAnother(count = this.seed.chance(0.2) ? 2 : 1): Promise<void> {
+    if (this.#living().length > 0) this.#takeovers++;
+    const openings: Promise<void>[] = [];
+    for (let i = 0; i < count; i++) {
+      const number = this.#lives.length;
+      const { seed } = this;
+      const bucket = new SimulatedBucket(
+        this.#bucket,
+        this.#events,
+        seed,
+        this.#faults,
+        `${number}`,
+      );
+      const life = new Life(number, bucket, this);
+      this.#lives.push(life);
+      this.trace(`${number}: opens`);
+      openings.push(
+        life.open().then((found) => {
+          if (found) this.#opened(life, found);
+        }),
+      );
+    }
+    await this.#untilDone(Promise.all(openings));
+  }
+
+  /** What a writer found must come from the one before it; `#writers` stays sorted by epoch. */
+  #opened(life: Life, found: Uint8Array): void {
+    const epoch = life.volume!.epoch;
+    const at = this.#writers.filter((other) => other.volume!.epoch < epoch).length;
+    const next = this.#writers[at];
+    if (next?.volume?.epoch === epoch) throw new Error(`epoch ${epoch} was claimed twice`);
+    const before = this.#writers[at - 1]?.model ?? this.#before;
+    if (!next) {
+      const number = before.inherit(found);
+      this.trace(`${life.number}: opened in epoch ${epoch}, finds state ${number}`);
+    }
+    life.model = new Model(found);
+    if (next) {
+      // another has opened it in a later epoch while this one was about to: it has written nothing
+      const wrong = firstDifference(found, next.found!);
+      if (wrong >= 0) throw new Error(`two writers found different disks, first at ${wrong}`);
+      life.model.inherit(found);
+    }
+    life.found = found;
+    this.#writers.splice(at, 0, life);
+  }
+
+  /** Processes stop, die, are paused, go on, or stay as they are. */
+  async #endSome(): Promise<void> {
+    for (const life of this.#living()) {
+      const what = this.seed.random();
+      if (what < 0.4) this.#kill(life);
+      else if (what < 0.55 && !life.bucket.isPaused) await this.#untilDone(life.close());
+      else if (what < 0.8) life.bucket.isPaused = !life.bucket.isPaused;
+    }
+  }
+
+  #kill(life: Life): void {
+    this.#deaths++;
+    life.die();
   }
 
   // ---- time and events
 
-  #trace(what: string): void {
-    this.trace.push(what);
+  /** An event of the world, or some time passes for one process. */
+  async #somethingHappens(): Promise<void> {
+    this.#eventCount++;
+    const possible = this.#events.filter((event) => !event.at?.isPaused);
+    if (possible.length === 0 || this.seed.chance(0.1)) return await this.#timePasses();
+    // mostly in order, so that lives get on; sometimes any
+    const event = this.seed.chance(0.5) ? possible[0] : this.seed.pick(possible);
+    this.#events.splice(this.#events.indexOf(event), 1);
+    this.trace(event.what);
+    await event.happen();
   }
 
-  /** An event of the world, or some time passes. */
-  async #somethingHappens(): Promise<void> {
-    this.#result.events++;
-    if (this.#events.length === 0 || this.#seed.chance(0.1)) {
-      await this.#clock.advance(this.#seed.below(3000));
-      return;
-    }
-    // mostly in order, so that lives get on; sometimes any
-    const at = this.#seed.chance(0.5) ? 0 : this.#seed.below(this.#events.length);
-    const [event] = this.#events.splice(at, 1);
-    this.#trace(event.what);
-    await event.happen();
+  async #timePasses(): Promise<void> {
+    const awake = this.#living().filter((life) => !life.bucket.isPaused);
+    if (awake.length === 0) return;
+    const long = this.seed.chance(0.03);
+    await this.seed.pick(awake).clock.advance(long ? CHECKPOINT_MS : this.seed.below(3000));
   }
 
   /** Lets the world go on until the promise settles. */
@@ -306,23 +238,13 @@ class Simulation {
     promise.then(() => settled = true, () => settled = true);
     for (let step = 0;; step++) {
       await turn();
-      if (settled) return await promise;
+      if (settled) {
+        const result = await promise;
+        this.#check();
+        return result;
+      }
       if (step > 20_000) throw new Error("nothing comes to an end: a request hangs");
       await this.#somethingHappens();
     }
   }
-}
-
-function firstDifference(a: Uint8Array, b: Uint8Array): number {
-  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return at;
-  return -1;
-}
-
-/** True if every byte is the state's, or that of a change that waited in it. */
-function couldBe(found: Uint8Array, { disk, waiting }: State): boolean {
-  for (let at = 0; at < found.length; at++) {
-    if (found[at] === disk[at]) continue;
-    if (!waiting.some(({ offset, data }) => data[at - offset] === found[at])) return false;
-  }
-  return true;
 }

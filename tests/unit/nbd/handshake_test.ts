@@ -207,7 +207,7 @@ test("a handshake cut or split at any byte harms nobody", () =>
       await client.send(Uint8Array.of(byte));
       await settle();
     }
-    const expected = 18 + (20 + 24 + 20) + (20 + 39) + (20 + 12 + 20 + 14 + 20);
+    const expected = 18 + (20 + 24 + 20) + (20 + 36) + (20 + 12 + 20 + 14 + 20);
     const replies = await client.take(expected);
     assertEquals(viewOf(replies).getUint32(expected - 8), nbd.NBD_REP_ACK);
     assert((await client.call({ type: nbd.NBD_CMD_READ, length: 8 })).errno === 0);

@@ -114,10 +114,15 @@ export class Client {
 
   /** The next `length` bytes that the server sends. */
   async take(length: number): Promise<Uint8Array> {
+    if (this.#pending.length >= length) {
+      const taken = this.#pending.slice(0, length);
+      this.#pending = this.#pending.subarray(length);
+      return taken;
+    }
     const parts = [this.#pending];
     let have = this.#pending.length;
     while (have < length) {
-      const chunk = new Uint8Array(65536);
+      const chunk = new Uint8Array(262_144);
       const count = await this.conn.read(chunk);
       assert(
         count !== null,
@@ -127,7 +132,7 @@ export class Client {
       have += count;
     }
     const all = join(...parts);
-    this.#pending = all.slice(length);
+    this.#pending = all.subarray(length);
     return all.slice(0, length);
   }
 
@@ -179,6 +184,19 @@ export class Client {
     return { errno, cookie: head.getBigUint64(8), data };
   }
 
+  /** Takes a reply for each cookie, in any order; `dataBytes` says how much data comes with it. */
+  async replies(dataBytes: Map<bigint, number>): Promise<Map<bigint, Uint8Array>> {
+    const taken = new Map<bigint, Uint8Array>();
+    while (taken.size < dataBytes.size) {
+      const head = viewOf(await this.take(16));
+      assertEquals([head.getUint32(0), head.getUint32(4)], [NBD_SIMPLE_REPLY_MAGIC, 0]);
+      const cookie = head.getBigUint64(8);
+      assert(dataBytes.has(cookie) && !taken.has(cookie), `a second reply to ${cookie}`);
+      taken.set(cookie, await this.take(dataBytes.get(cookie)!));
+    }
+    return taken;
+  }
+
   /** Sends a request and takes its reply, which must be the next one. */
   async call(wanted: Wanted, payload?: Uint8Array): Promise<{ errno: number; data: Uint8Array }> {
     await this.send(request(wanted), payload ?? new Uint8Array(0));
@@ -224,7 +242,16 @@ export function exportRequest(name: string, infos: number[] = []): Uint8Array {
 
 /** `length` bytes that differ by place and by `seed`. */
 export function pattern(length: number, seed = 0): Uint8Array {
-  return Uint8Array.from({ length }, (_, i) => (i * 7 + (i >> 8) * 13 + seed * 31) & 0xff);
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i++) bytes[i] = i * 7 + (i >> 8) * 13 + seed * 31;
+  return bytes;
+}
+
+/** For many bytes, of which an assertion would show every one. */
+export function equal(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 export function join(...parts: Uint8Array[]): Uint8Array {

@@ -1,0 +1,223 @@
+/**
+ * One process that has the volume open, from its start to its clean stop, its death or its fencing; and its
+ * client, which writes, trims, zeroes, reads and flushes.
+ */
+import { FencedError, TimeoutError, UsageError } from "../../src/errors.ts";
+import { silentLogger } from "../../src/logger.ts";
+import type { Host } from "../../src/volume/lease.ts";
+import { Volume, type VolumeOptions } from "../../src/volume/volume.ts";
+import { ManualClock } from "../support/manual_clock.ts";
+import { type Change, firstDifference, Model } from "./model.ts";
+import type { Seed } from "./seed.ts";
+import type { SimulatedBucket } from "./simulated_bucket.ts";
+
+/** Every holder is gone: the lease never refuses, only fencing keeps the writers apart. */
+const host: Host = {
+  me: { host: "simulated", pid: 1, trace: "" },
+  isGone: () => true,
+  forget() {},
+};
+
+/** What all lives of a simulation share. */
+export interface World {
+  readonly seed: Seed;
+  readonly options: VolumeOptions & { volumeBytes: number };
+  trace(what: string): void;
+}
+
+export class Life {
+  readonly clock = new ManualClock();
+  /** Set when the volume is open. */
+  volume: Volume | null = null;
+  /** Set when it is known what it found. */
+  model: Model | null = null;
+  /** The disk as it was when the volume had been opened. */
+  found: Uint8Array | null = null;
+  /** Over: closed, dead, or fenced. */
+  isOver = false;
+  isFenced = false;
+  /** What went wrong that must not. */
+  failure: Error | null = null;
+  changes = 0;
+  flushes = 0;
+  timeouts = 0;
+  readonly underWay = new Set<Promise<void>>();
+
+  readonly #seed: Seed;
+
+  constructor(
+    readonly number: number,
+    readonly bucket: SimulatedBucket,
+    private readonly world: World,
+  ) {
+    this.#seed = world.seed;
+  }
+
+  trace(what: string): void {
+    this.world.trace(`${this.number}: ${what}`);
+  }
+
+  /** Opens the volume and reads all of it. Returns null if it was fenced meanwhile. */
+  async open(): Promise<Uint8Array | null> {
+    try {
+      this.volume = await Volume.open(this.world.options, {
+        bucket: this.bucket,
+        clock: this.clock,
+        chance: this.#seed,
+        logger: silentLogger,
+        host,
+        onFailure: (error) => this.#failed(error),
+      });
+      this.volume.checkInvariants();
+      const found = await this.#readAll(this.volume);
+      return this.isFenced ? null : found;
+    } catch (error) {
+      this.#failed(error as Error);
+      return null;
+    }
+  }
+
+  /** Every byte; a stripe that comes too late is asked for again. */
+  async #readAll(volume: Volume): Promise<Uint8Array> {
+    const { volumeBytes, ioTimeoutMs } = this.world.options;
+    const found = new Uint8Array(volumeBytes);
+    const pieceBytes = ioTimeoutMs === undefined ? volumeBytes : volume.preferredBytes;
+    for (let at = 0; at < volumeBytes;) {
+      const piece = found.subarray(at, at + pieceBytes);
+      try {
+        if (!volume.tryRead(at, piece)) await volume.read(at, piece);
+        at += pieceBytes;
+      } catch (error) {
+        if (!(error instanceof TimeoutError)) throw error;
+      }
+    }
+    return found;
+  }
+
+  /** The process ends at once. Its requests may still arrive. */
+  die(): void {
+    this.trace("dies");
+    this.isOver = true;
+    this.bucket.isDead = true;
+    this.volume?.abandon();
+  }
+
+  /** Stops in good order. */
+  async close(): Promise<void> {
+    this.trace("closes");
+    const { volume, model } = this;
+    if (!volume || !model) return;
+    try {
+      await Promise.all(this.underWay);
+      const covered = model.newestNumber;
+      await volume.close();
+      model.flushed(covered);
+      volume.checkInvariants();
+      this.isOver = true;
+      if (this.clock.pending > 0) throw new Error(`${this.clock.pending} timers after close`);
+    } catch (error) {
+      this.#failed(error as Error);
+    }
+  }
+
+  #failed(error: Error): void {
+    if (this.isOver) return;
+    if (!(error instanceof FencedError)) {
+      this.failure ??= error;
+      return;
+    }
+    this.trace("is fenced");
+    this.isOver = this.isFenced = true;
+    this.volume?.abandon();
+  }
+
+  // ---- the client
+
+  act(): void {
+    const { volume, model } = this;
+    if (!volume || !model || this.isOver) return;
+    const [offset, length] = this.#range();
+    const action = this.#seed.random();
+    if (action < 0.45) this.#write(volume, offset, length);
+    else if (action < 0.55) {
+      const change = { offset, data: new Uint8Array(length) };
+      this.#change("zero", change, volume.zero(offset, length));
+    } else if (action < 0.65) {
+      const from = Math.ceil(offset / 4096) * 4096;
+      const data = new Uint8Array(Math.max(0, (offset + length & ~4095) - from));
+      this.#change("trim", { offset: from, data }, volume.trim(offset, length));
+    } else if (action < 0.85) this.#read(volume, model, offset, length);
+    else this.#flush(volume, model);
+  }
+
+  #write(volume: Volume, offset: number, length: number): void {
+    const data = new Uint8Array(length);
+    if (!this.#seed.chance(0.1)) data.fill(1 + this.#seed.below(255));
+    if (this.#seed.chance(0.2)) data.fill(0, 0, this.#seed.below(length));
+    const change = { offset, data: data.slice() };
+    this.#change("write", change, volume.write(offset, data));
+    data.fill(0xee); // borrowed for the call only
+  }
+
+  /** A change the volume makes at once, or one that waits. */
+  #change(what: string, change: Change, done: Promise<void> | undefined): void {
+    const model = this.model!;
+    const name = `${what} ${change.offset}+${change.data.length}`;
+    this.trace(`${name}${done ? ", waits" : ""}`);
+    this.changes++;
+    if (!done) return model.make(change);
+    model.begin(change);
+    this.#follow(done, () => {
+      this.trace(`${name} is made`);
+      model.make(change);
+    });
+  }
+
+  /** A read is compared if no change was made or waited meanwhile: then it has one right answer. */
+  #read(volume: Volume, model: Model, offset: number, length: number): void {
+    if (model.hasWaiting) return;
+    const target = new Uint8Array(length);
+    const state = model.newestNumber;
+    this.trace(`read ${offset}+${length}`);
+    const check = () => {
+      if (state !== model.newestNumber) return;
+      const wrong = firstDifference(target, model.newest.subarray(offset, offset + length));
+      if (wrong >= 0) throw new Error(`read ${offset}+${length} is wrong at ${offset + wrong}`);
+    };
+    if (volume.tryRead(offset, target)) check();
+    else this.#follow(volume.read(offset, target), check);
+  }
+
+  #flush(volume: Volume, model: Model): void {
+    const covered = model.newestNumber;
+    this.trace("flush");
+    this.flushes++;
+    this.#follow(volume.flush(), () => {
+      this.trace("flush is answered");
+      model.flushed(covered);
+    });
+  }
+
+  #follow(done: Promise<void> | undefined, after: () => void): void {
+    if (!done) return after();
+    const followed = done.then(() => {
+      if (!this.bucket.isDead) after();
+    }).catch((error) => {
+      // a change that waited too long may have been made in part: the model has it waiting for good
+      if (error instanceof TimeoutError) return void this.timeouts++;
+      // what waits when the process dies, or is fenced, ends with that
+      if (this.isOver && (error instanceof FencedError || error instanceof UsageError)) return;
+      this.#failed(error);
+    }).finally(() => this.underWay.delete(followed));
+    this.underWay.add(followed);
+  }
+
+  #range(): [offset: number, length: number] {
+    const unit = this.#seed.chance(0.7) ? 4096 : 1;
+    const units = this.world.options.volumeBytes / unit;
+    const offset = this.#seed.below(units);
+    const longest = this.#seed.chance(0.1) ? units : Math.max(1, Math.ceil(units / 10));
+    const length = 1 + this.#seed.below(Math.min(longest, units - offset));
+    return [offset * unit, length * unit];
+  }
+}

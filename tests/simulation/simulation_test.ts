@@ -1,0 +1,15 @@
+import { simulate } from "./simulation.ts";
+
+const SEEDS = 500;
+
+Deno.test(`${SEEDS} seeded lives of a volume keep what was promised`, async () => {
+  // a failure names its seed: `deno task simulate <seed>` replays it
+  for (let seed = 1; seed <= SEEDS; seed++) await simulate(seed);
+});
+
+Deno.test("a seed replays the same life", async () => {
+  const [first, second] = [await simulate(4242), await simulate(4242)];
+  if (JSON.stringify(first) !== JSON.stringify(second)) {
+    throw new Error(`${Deno.inspect(first)} and then ${Deno.inspect(second)}`);
+  }
+});

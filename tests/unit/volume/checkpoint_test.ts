@@ -1,0 +1,241 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { DamageError, UnavailableError } from "../../../src/errors.ts";
+import { MAP_PAGE_STRIPES } from "../../../src/limits.ts";
+import {
+  Checkpointer,
+  checkpointKey,
+  listCheckpoints,
+  loadCheckpoint,
+} from "../../../src/volume/checkpoint.ts";
+import { RECORD_DATA, RECORD_ZEROES, type SegmentRecord } from "../../../src/volume/segment.ts";
+import { StripeMap } from "../../../src/volume/stripe_map.ts";
+import { MemoryBucket } from "../../support/memory_bucket.ts";
+
+const BLOCKS = 4;
+
+/** A record of `count` blocks of the stripe from its block `first` on. */
+function data(stripe: number, first = 0, count = BLOCKS): SegmentRecord {
+  const storedBytes = count * 4096;
+  const firstBlock = stripe * BLOCKS + first;
+  return {
+    kind: RECORD_DATA,
+    firstBlock,
+    blockCount: count,
+    offset: 100 + stripe % 9000,
+    storedBytes,
+  };
+}
+
+function zeroes(firstBlock: number, blockCount: number): SegmentRecord {
+  return { kind: RECORD_ZEROES, firstBlock, blockCount, offset: 0, storedBytes: 0 };
+}
+
+async function load(bucket: MemoryBucket, seq: number) {
+  const map = new StripeMap(BLOCKS);
+  const checkpoint = await loadCheckpoint(bucket, seq, map);
+  map.checkInvariants();
+  return { map, checkpoint };
+}
+
+function packKeys(bucket: MemoryBucket): string[] {
+  return [...bucket.objects.keys()].filter((key) => key.startsWith("map/")).sort();
+}
+
+/** A map with stripes on two pages, and what stores its checkpoints. */
+function mapAndCheckpointer() {
+  const bucket = new MemoryBucket();
+  const map = new StripeMap(BLOCKS);
+  map.apply(1, 100_000, [data(0), data(1), data(MAP_PAGE_STRIPES)]);
+  return { bucket, map, checkpointer: new Checkpointer(bucket, map, 3, null) };
+}
+
+Deno.test("a checkpoint brings back bases, patches and the live bytes of every segment", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  const far = 2 ** 32 + 7;
+  map.apply(far, 50_000, [data(2), data(1, 1, 2), zeroes(1, 2), data(70_000)]);
+  await checkpointer.store(far);
+  const { map: loaded, checkpoint } = await load(bucket, far);
+  assertEquals([checkpoint.seq, checkpoint.epoch], [far, 3]);
+  for (const stripe of [0, 1, 2, 3, MAP_PAGE_STRIPES, 70_000]) {
+    assertEquals(loaded.base(stripe), map.base(stripe), `stripe ${stripe}`);
+    assertEquals(loaded.patches(stripe), map.patches(stripe), `stripe ${stripe}`);
+  }
+  assertEquals(loaded.patchCount, map.patchCount);
+  assertEquals([...loaded.segments], [...map.segments]);
+});
+
+Deno.test("a checkpoint holds the map of its own moment, whatever changes while it is stored", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  bucket.hold("put");
+  const stored = checkpointer.store(1);
+  map.apply(2, 100_000, [data(0), data(1), data(5), data(MAP_PAGE_STRIPES)]);
+  await bucket.untilHeld(1);
+  map.apply(3, 100_000, [data(6), zeroes(0, 4 * 10_000)]);
+  bucket.release("put");
+  await stored;
+  const { map: loaded } = await load(bucket, 1);
+  assertEquals(loaded.base(0)!.seq, 1);
+  assertEquals(loaded.base(MAP_PAGE_STRIPES)!.seq, 1);
+  assertEquals(loaded.base(5), null);
+  assertEquals([...loaded.segments.keys()], [1]);
+});
+
+Deno.test("a checkpoint of many objects holds the map of one moment, first to last", async () => {
+  const bucket = new MemoryBucket();
+  const map = new StripeMap(BLOCKS);
+  const pages = 140; // of 64 KiB: more than one object of 8 MiB holds
+  const last = pages * MAP_PAGE_STRIPES - 1;
+  for (let page = 0; page < pages; page++) {
+    const first = page * MAP_PAGE_STRIPES;
+    map.apply(2 + page, 1e8, Array.from({ length: MAP_PAGE_STRIPES }, (_, at) => data(first + at)));
+  }
+  const checkpointer = new Checkpointer(bucket, map, 1, null);
+  bucket.hold("put");
+  const stored = checkpointer.store(pages + 1);
+  await bucket.untilHeld(1);
+  map.apply(pages + 2, 100_000, [data(0), data(last)]);
+  bucket.release("put");
+  await stored;
+  const { map: loaded } = await load(bucket, pages + 1);
+  assertEquals([loaded.base(0)!.seq, loaded.base(last)!.seq], [2, pages + 1]);
+  await checkpointer.store(pages + 2);
+  const { map: next } = await load(bucket, pages + 2);
+  const seqs = [0, 1, last - 1, last].map((stripe) => next.base(stripe)!.seq);
+  assertEquals(seqs, [pages + 2, 2, pages + 1, pages + 2]);
+});
+
+Deno.test("what changed while a checkpoint was stored is in the next one", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  bucket.hold("put");
+  const stored = checkpointer.store(1);
+  map.apply(2, 100_000, [data(1)]);
+  await bucket.untilHeld(1);
+  map.apply(3, 100_000, [data(MAP_PAGE_STRIPES)]);
+  bucket.release("put");
+  await stored;
+  await checkpointer.store(3);
+  const { map: loaded } = await load(bucket, 3);
+  const seqs = [0, 1, MAP_PAGE_STRIPES].map((stripe) => loaded.base(stripe)!.seq);
+  assertEquals(seqs, [1, 2, 3]);
+});
+
+Deno.test("a page that has become empty is not read back", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  await checkpointer.store(1);
+  map.apply(2, 100, [zeroes(0, 4 * MAP_PAGE_STRIPES)]);
+  await checkpointer.store(2);
+  const { map: loaded } = await load(bucket, 2);
+  assertEquals(loaded.isMapped(0), false);
+  assertEquals(loaded.isMapped(MAP_PAGE_STRIPES), true);
+});
+
+Deno.test("a checkpoint that could not be stored leaves nothing out of the next one", async () => {
+  for (const failing of [1, 2]) {
+    const { bucket, map, checkpointer } = mapAndCheckpointer();
+    await checkpointer.store(1);
+    map.apply(2, 100_000, [data(1), data(MAP_PAGE_STRIPES)]);
+    bucket.hold("put");
+    const stored = checkpointer.store(2);
+    for (let put = 1; put <= failing; put++) {
+      await bucket.untilHeld(1);
+      if (put < failing) bucket.held[0].release();
+    }
+    bucket.held[0].fail();
+    await assertRejects(() => stored, UnavailableError);
+    bucket.release("put");
+    map.apply(3, 100_000, [data(0)]);
+    await checkpointer.store(3);
+    const { map: loaded } = await load(bucket, 3);
+    const seqs = [0, 1, MAP_PAGE_STRIPES].map((stripe) => loaded.base(stripe)!.seq);
+    assertEquals(seqs, [3, 2, 2], `put ${failing} failed`);
+  }
+});
+
+Deno.test("pages that did not change are not stored again", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  map.apply(2, 900_000, Array.from({ length: 6 }, (_, page) => data(page * MAP_PAGE_STRIPES)));
+  await checkpointer.store(2);
+  const before = bucket.counts.put.bytes;
+  map.apply(3, 100_000, [data(0)]);
+  await checkpointer.store(3);
+  const root = bucket.objects.get(checkpointKey(3))!.bytes.length;
+  assertEquals(bucket.counts.put.bytes - before - root, 16 + 2 * 16, "one page with two bases");
+  const { map: loaded } = await load(bucket, 3);
+  assertEquals([loaded.base(0)!.seq, loaded.base(5 * MAP_PAGE_STRIPES)!.seq], [3, 2]);
+});
+
+Deno.test("two checkpoints are kept, with every pack they need and none besides", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  for (let seq = 2; seq <= 14; seq++) {
+    map.apply(seq, 100_000, [data(seq % 3), data(9 + (seq % 5) * MAP_PAGE_STRIPES)]);
+    await checkpointer.store(seq);
+    const kept = await listCheckpoints(bucket);
+    assertEquals(kept, seq === 2 ? [2] : [seq, seq - 1]);
+    const needed = new Set<string>();
+    for (const checkpoint of kept) {
+      for (const pack of (await load(bucket, checkpoint)).checkpoint.packs) needed.add(pack);
+    }
+    assertEquals(packKeys(bucket), [...needed].sort(), `after checkpoint ${seq}`);
+  }
+});
+
+Deno.test("an older writer that cleans up takes nothing from the checkpoint of its successor", async () => {
+  const { bucket, map, checkpointer: old } = mapAndCheckpointer();
+  await old.store(1);
+  map.apply(2, 100, [data(1)]);
+  await old.store(2);
+  const { map: heirsMap, checkpoint } = await load(bucket, 2);
+  heirsMap.apply(10, 100, []);
+  const heir = new Checkpointer(bucket, heirsMap, 4, checkpoint);
+  await heir.store(10);
+  for (let seq = 3; seq < 9; seq++) {
+    map.apply(seq, 100, [data(seq), data(MAP_PAGE_STRIPES)]);
+    await old.store(seq);
+  }
+  assertEquals((await load(bucket, 10)).map.base(1)!.seq, 2);
+});
+
+Deno.test("leftovers of a checkpoint whose writer died are removed by the next", async () => {
+  const { bucket, checkpointer } = mapAndCheckpointer();
+  await bucket.put("map/0000000001/0000", new Uint8Array(9));
+  await bucket.put("map/0000000001/0007", new Uint8Array(9));
+  await checkpointer.store(2);
+  assertEquals(packKeys(bucket), ["map/0000000002/0000"]);
+});
+
+Deno.test("damage anywhere in a checkpoint is found, and the key named", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  map.apply(2, 50_000, [data(1, 1, 2), zeroes(1, 2)]);
+  await checkpointer.store(2);
+  for (const key of [checkpointKey(2), ...packKeys(bucket)]) {
+    const { bytes } = bucket.objects.get(key)!;
+    for (let bit = 0; bit < bytes.length * 8; bit++) {
+      const damaged = bucket.copy();
+      damaged.flipBit(key, bit);
+      await assertRejects(() => load(damaged, 2), DamageError, key);
+    }
+    for (let length = 0; length < bytes.length; length += 3) {
+      const damaged = bucket.copy();
+      damaged.cut(key, length);
+      await assertRejects(() => load(damaged, 2), DamageError, key);
+    }
+    const missing = bucket.copy();
+    missing.objects.delete(key);
+    await assertRejects(() => load(missing, 2), DamageError, key);
+  }
+  assert((await load(bucket, 2)).map.isMapped(1));
+});
+
+Deno.test("what little an old pack still has moves on, so that the pack can go", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  const pages = Array.from({ length: 6 }, (_, page) => page * MAP_PAGE_STRIPES);
+  map.apply(2, 900_000, pages.map((stripe) => data(stripe)));
+  await checkpointer.store(2);
+  for (let seq = 3; seq < 12; seq++) {
+    map.apply(seq, 100_000, [data(pages[seq % 4])]); // four of the six change, in turn
+    await checkpointer.store(seq);
+  }
+  assert(!packKeys(bucket).includes("map/0000000002/0000"), `${packKeys(bucket)}`);
+  const { map: loaded } = await load(bucket, 11);
+  assertEquals(pages.map((stripe) => loaded.base(stripe)!.seq), [8, 9, 10, 11, 2, 2]);
+});

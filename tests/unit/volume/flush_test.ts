@@ -1,0 +1,238 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FencedError, TimeoutError } from "../../../src/errors.ts";
+import { BLOCK_BYTES, MIB } from "../../../src/limits.ts";
+import { settle } from "../../support/manual_clock.ts";
+import {
+  blocks,
+  firstBytes,
+  KIB,
+  logKeys,
+  openVolume,
+  reopenAfterCrash,
+  stateOf,
+} from "./open_volume.ts";
+
+const STRIPE_BYTES = 16 * KIB;
+
+Deno.test("a flush is answered only when its bytes are stored", async () => {
+  const { volume, bucket } = await openVolume();
+  bucket.hold("put");
+  volume.write(0, blocks(1, 1));
+  const flushed = volume.flush();
+  await bucket.untilHeld(1);
+  assertEquals(await stateOf(flushed), "pending");
+  const before = await openVolume({}, { bucket: bucket.copy() });
+  assertEquals(await firstBytes(before.volume, 0, 1), [0]);
+  bucket.release("put");
+  await flushed;
+  const after = await openVolume({}, { bucket: bucket.copy() });
+  assertEquals(await firstBytes(after.volume, 0, 1), [1]);
+  for (const { volume: each } of [before, after]) each.abandon();
+  volume.abandon();
+});
+
+Deno.test("a flush with nothing to store is answered at once", async () => {
+  const { volume } = await openVolume();
+  assertEquals(volume.flush(), undefined);
+  volume.write(0, blocks(1, 1));
+  await volume.flush();
+  assertEquals(volume.flush(), undefined);
+  volume.abandon();
+});
+
+Deno.test("a flush with nothing dirty waits for what is on its way", async () => {
+  const { volume, bucket } = await openVolume();
+  bucket.hold("put");
+  volume.write(0, blocks(1, 1));
+  const first = volume.flush();
+  await bucket.untilHeld(1);
+  const second = volume.flush();
+  assertEquals([await stateOf(first), await stateOf(second)], ["pending", "pending"]);
+  bucket.release("put");
+  await Promise.all([first, second]);
+  assertEquals(logKeys(bucket).length, 2, "one claim, one batch");
+  volume.abandon();
+});
+
+Deno.test("flushes that arrive together share one PUT", async () => {
+  const { volume, bucket } = await openVolume();
+  const flushes = Array.from({ length: 10 }, (_, at) => {
+    volume.write(at * BLOCK_BYTES, blocks(1, 1));
+    return volume.flush();
+  });
+  await Promise.all(flushes);
+  assertEquals(logKeys(bucket).length, 2);
+  volume.abandon();
+});
+
+Deno.test("flushes that come while every upload slot is taken share the next PUT", async () => {
+  const { volume, bucket } = await openVolume({ uploads: 1 });
+  bucket.hold("put");
+  const flushes: (Promise<void> | undefined)[] = [];
+  for (let at = 0; at < 6; at++) {
+    volume.write(at * BLOCK_BYTES, blocks(1, 1));
+    flushes.push(volume.flush());
+    await settle();
+  }
+  bucket.release("put");
+  await Promise.all(flushes);
+  assertEquals(logKeys(bucket).length, 3, "claim, the first, all others");
+  volume.abandon();
+});
+
+Deno.test("batches whose PUTs end out of order are committed, and flushes answered, in order", async () => {
+  const opened = await openVolume();
+  const { volume, bucket } = opened;
+  bucket.hold("put");
+  const flushes: (Promise<void> | undefined)[] = [];
+  for (let at = 0; at < 3; at++) {
+    volume.write(0, blocks(1, at + 1));
+    flushes.push(volume.flush());
+    await bucket.untilHeld(at + 1);
+  }
+  const states = () => Promise.all(flushes.map(stateOf));
+  bucket.held[2].release();
+  bucket.held[1].release();
+  assertEquals(await states(), ["pending", "pending", "pending"]);
+  const crashed = await openVolume({}, { bucket: bucket.copy() });
+  assertEquals(await firstBytes(crashed.volume, 0, 1), [0], "the log ends before its first gap");
+  crashed.volume.abandon();
+  bucket.held[0].release();
+  assertEquals(await states(), ["done", "done", "done"]);
+  bucket.release("put");
+  const { volume: next } = await reopenAfterCrash(opened);
+  assertEquals(await firstBytes(next, 0, 1), [3]);
+  next.abandon();
+});
+
+Deno.test("a write during a flush does not wait, and is not part of it", async () => {
+  const { volume, bucket } = await openVolume();
+  bucket.hold("put");
+  volume.write(0, blocks(4, 1));
+  const flushed = volume.flush();
+  await bucket.untilHeld(1);
+  assertEquals(volume.write(0, blocks(2, 2)), undefined);
+  assertEquals(await firstBytes(volume, 0, 4), [2, 2, 1, 1]);
+  bucket.release("put");
+  await flushed;
+  assert(volume.unstoredBytes > 0);
+  const { volume: next } = await openVolume({}, { bucket: bucket.copy() });
+  assertEquals(await firstBytes(next, 0, 4), [1, 1, 1, 1]);
+  next.abandon();
+  volume.abandon();
+});
+
+Deno.test("a write before its stripe is copied into a segment leaves the flush as it was asked for", async () => {
+  const { volume, bucket } = await openVolume({ uploads: 1, cacheStripes: 64 });
+  bucket.hold("put");
+  volume.write(STRIPE_BYTES, blocks(1, 9));
+  const first = volume.flush(); // takes the only upload slot
+  await bucket.untilHeld(1);
+  for (let stripe = 0; stripe < 20; stripe++) {
+    volume.write(stripe * STRIPE_BYTES, blocks(4, 1)); // sealed at 16, not copied
+  }
+  await settle();
+  volume.write(0, blocks(4, 2));
+  bucket.held[0].release();
+  await first;
+  await bucket.untilHeld(1);
+  bucket.held[0].release();
+  await settle();
+  const { volume: next } = await openVolume({}, { bucket: bucket.copy() });
+  assertEquals(await firstBytes(next, 0, 4), [1, 1, 1, 1]);
+  assertEquals(await firstBytes(volume, 0, 4), [2, 2, 2, 2]);
+  next.abandon();
+  bucket.release("put");
+  await volume.flush();
+  volume.checkInvariants();
+  volume.abandon();
+});
+
+Deno.test("8 MiB of changes are on their way without a flush", async () => {
+  const sizes = { stripeBytes: 64 * KIB, volumeBytes: 64 * MIB, cacheStripes: 512 };
+  const { volume, bucket } = await openVolume(sizes);
+  for (let at = 0; at < 127; at++) volume.write(at * 64 * KIB, blocks(16, 1));
+  await settle();
+  assertEquals(logKeys(bucket).length, 1);
+  volume.write(127 * 64 * KIB, blocks(16, 1));
+  await settle();
+  assertEquals(logKeys(bucket).length, 2);
+  assertEquals(volume.unstoredBytes, 0);
+  volume.abandon();
+});
+
+Deno.test("a change is on its way after flushafter, asked for or not", async () => {
+  for (const change of ["write", "trim"]) {
+    const { volume, bucket, clock } = await openVolume({ flushAfterMs: 5000 });
+    if (change === "write") volume.write(0, blocks(1, 1));
+    else volume.trim(0, BLOCK_BYTES);
+    await clock.advance(3000);
+    volume.write(BLOCK_BYTES, blocks(1, 1)); // a later change does not put it off
+    await clock.advance(1999);
+    assertEquals(logKeys(bucket).length, 1);
+    await clock.advance(1);
+    assertEquals(logKeys(bucket).length, 2, change);
+    volume.abandon();
+  }
+});
+
+Deno.test("a large batch is stored in many segments and found whole or not at all", async () => {
+  const sizes = { stripeBytes: 4 * MIB, volumeBytes: 256 * MIB, cacheStripes: 48, uploads: 3 };
+  const { volume, bucket } = await openVolume(sizes);
+  volume.write(0, blocks(1, 9));
+  await volume.flush();
+  bucket.hold("put");
+  for (let at = 0; at < 6; at++) volume.write(at * 4 * MIB, blocks(1024, 1));
+  const flushed = volume.flush();
+  await bucket.untilHeld(3);
+  for (let stored = 0; stored < 3; stored++) {
+    const { volume: crashed } = await openVolume(sizes, { bucket: bucket.copy() });
+    assertEquals(await firstBytes(crashed, 0, 1), [9], `after ${stored} of 3 segments`);
+    assertEquals(await firstBytes(crashed, 1024, 1), [0]);
+    crashed.abandon();
+    assertEquals(await stateOf(flushed), "pending");
+    bucket.held[0].release();
+    await settle();
+  }
+  await flushed;
+  assertEquals(logKeys(bucket).length, 5);
+  const { volume: after } = await openVolume(sizes, { bucket: bucket.copy() });
+  for (let at = 0; at < 6; at++) assertEquals(await firstBytes(after, at * 1024, 1), [1]);
+  after.abandon();
+  volume.abandon();
+});
+
+Deno.test("with iotimeout a flush fails in time, and what it was for is stored later", async () => {
+  const { volume, bucket, clock } = await openVolume({ ioTimeoutMs: 3000 });
+  bucket.hold("put");
+  volume.write(0, blocks(1, 1));
+  const flushed = assertRejects(() => volume.flush()!, TimeoutError, "iotimeout=3 s");
+  await clock.advance(3000);
+  await flushed;
+  bucket.release("put");
+  await volume.flush();
+  assertEquals(volume.unstoredBytes, 0);
+  volume.abandon();
+});
+
+Deno.test("a writer that was fenced answers no flush, and refuses everything from then on", async () => {
+  const { volume, bucket, failures } = await openVolume();
+  volume.write(0, blocks(1, 1));
+  await volume.flush();
+  const { volume: next } = await openVolume({ takeover: true }, { bucket });
+  volume.write(0, blocks(1, 2));
+  volume.write(STRIPE_BYTES, blocks(1, 2));
+  const flushes = [volume.flush()!, volume.flush()!];
+  for (const flushed of flushes) await assertRejects(() => flushed, FencedError, "epoch 2");
+  assertEquals(failures.length, 1);
+  assert(failures[0] instanceof FencedError);
+  assertThrows(() => volume.flush(), FencedError);
+  assertThrows(() => volume.write(0, blocks(1, 3)), FencedError);
+  assertThrows(() => volume.trim(0, BLOCK_BYTES), FencedError);
+  assertThrows(() => volume.zero(0, BLOCK_BYTES), FencedError);
+  assertEquals(volume.tryRead(0, blocks(1, 0)), false);
+  await assertRejects(() => volume.read(0, blocks(1, 0)), FencedError);
+  await assertRejects(() => volume.close(), FencedError);
+  assertEquals(await firstBytes(next, 0, 1), [1]);
+  next.abandon();
+});

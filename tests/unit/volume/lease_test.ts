@@ -1,0 +1,116 @@
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { FencedError, UsageError } from "../../../src/errors.ts";
+import { LEASE_EXPIRED_MS, LEASE_RENEW_MS } from "../../../src/limits.ts";
+import { LEASE_KEY } from "../../../src/volume/lease.ts";
+import { ManualClock } from "../../support/manual_clock.ts";
+import { MemoryBucket } from "../../support/memory_bucket.ts";
+import { hostNamed, openVolume, rememberingLogger } from "./open_volume.ts";
+
+const here = hostNamed("here");
+const there = hostNamed("there");
+
+function leaseIn(bucket: MemoryBucket) {
+  return JSON.parse(new TextDecoder().decode(bucket.objects.get(LEASE_KEY)!.bytes));
+}
+
+Deno.test("a second start is refused while the first lives, and told where it runs", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  await clock.advance(7000);
+  const before = new Map(bucket.objects);
+  const error = await assertRejects(
+    () => openVolume({}, { bucket, clock, host: there }),
+    UsageError,
+  );
+  for (const part of ["here", "pid 1", "epoch 1", "7 s ago", "--takeover"]) {
+    assertStringIncludes(error.message, part);
+  }
+  assertEquals([...bucket.objects.keys()], [...before.keys()], "nothing was stored");
+  volume.abandon();
+});
+
+Deno.test("a lease is renewed for as long as the volume is open", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  await clock.advance(20 * LEASE_EXPIRED_MS);
+  await assertRejects(() => openVolume({}, { bucket, clock, host: there }), UsageError);
+  volume.abandon();
+});
+
+Deno.test("a start on the same host finds a dead holder out at once", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  volume.abandon();
+  const { volume: next } = await openVolume({}, { bucket, clock, host: here });
+  assertEquals(next.epoch, 2);
+  next.abandon();
+});
+
+Deno.test("a holder that has been silent for too long is fenced, with a warning", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  volume.abandon();
+  const logger = rememberingLogger();
+  await clock.advance(LEASE_EXPIRED_MS);
+  await assertRejects(() => openVolume({}, { bucket, clock, host: there }), UsageError);
+  await clock.advance(1000);
+  const { volume: next } = await openVolume({}, { bucket, clock, host: there, logger });
+  assertStringIncludes(logger.warnings[0], "taken to be dead");
+  next.abandon();
+});
+
+Deno.test("--takeover opens at once, and the first finds out when it renews its lease", async () => {
+  const { volume, bucket, failures, clock } = await openVolume({}, { host: here });
+  const logger = rememberingLogger();
+  const next = await openVolume(
+    { takeover: true },
+    { bucket, host: there, logger, clock: new ManualClock() },
+  );
+  assertStringIncludes(logger.warnings[0], "taken over");
+  assertEquals(failures, []);
+  await clock.advance(LEASE_RENEW_MS);
+  assertEquals(failures.length, 1);
+  assertStringIncludes(
+    (failures[0] as FencedError).message,
+    "there (pid 1) has epoch 2, ours is 1",
+  );
+  await assertRejects(() => volume.read(0, new Uint8Array(1)), FencedError);
+  assertEquals(clock.pending, 0, "no timer is left behind");
+  assertEquals(leaseIn(bucket).epoch, 2, "and the lease is the second one's");
+  next.volume.abandon();
+});
+
+Deno.test("a clean stop gives the volume back: anyone may open it at once", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  await volume.close();
+  assertEquals(leaseIn(bucket).released, true);
+  assertEquals(clock.pending, 0);
+  const { volume: next } = await openVolume({}, { bucket, clock, host: there });
+  next.abandon();
+});
+
+Deno.test("a renewal that fails does not stop the disk, and the next one is made", async () => {
+  const logger = rememberingLogger();
+  const { volume, bucket, clock, failures } = await openVolume({}, { host: here, logger });
+  bucket.failPutsBeforeApply(1);
+  await clock.advance(LEASE_RENEW_MS);
+  assertEquals(logger.warnings.length, 1);
+  await clock.advance(LEASE_RENEW_MS);
+  assertEquals(leaseIn(bucket).renewedAt, clock.now());
+  assertEquals(failures, []);
+  volume.abandon();
+});
+
+Deno.test("a lease that was stored although its answer was lost is known for our own", async () => {
+  const logger = rememberingLogger();
+  const { volume, bucket, clock, failures } = await openVolume({}, { host: here, logger });
+  bucket.failPutsAfterApply(1);
+  await clock.advance(2 * LEASE_RENEW_MS);
+  assertEquals(leaseIn(bucket).renewedAt, clock.now());
+  assertEquals(failures, []);
+  volume.abandon();
+});
+
+Deno.test("a lease that can't be read counts as none, and is replaced", async () => {
+  const bucket = new MemoryBucket();
+  await bucket.put(LEASE_KEY, new TextEncoder().encode("{"));
+  const { volume } = await openVolume({}, { bucket });
+  assertEquals(leaseIn(bucket).epoch, 1);
+  volume.abandon();
+});

@@ -1,0 +1,94 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { TimeoutError } from "../../../src/errors.ts";
+import { BLOCK_BYTES } from "../../../src/limits.ts";
+import { settle } from "../../support/manual_clock.ts";
+import {
+  blocks,
+  firstBytes,
+  KIB,
+  openVolume,
+  readBytes,
+  reopenAfterCrash,
+  stateOf,
+} from "./open_volume.ts";
+
+const STRIPE_BYTES = 16 * KIB;
+
+/** A volume of 40 stored stripes, each full of its number plus one, and none is cached. */
+async function openStored(options = {}) {
+  const before = await openVolume({ cacheStripes: 256 });
+  for (let at = 0; at < 40; at++) before.volume.write(at * STRIPE_BYTES, blocks(4, at + 1));
+  await before.volume.flush();
+  return await reopenAfterCrash(before, options);
+}
+
+Deno.test("what is cached is read in the same turn, dirty, on its way or stored", async () => {
+  const { volume, bucket } = await openVolume();
+  bucket.hold("put");
+  const target = blocks(4, 0xcc);
+  volume.write(BLOCK_BYTES, blocks(2, 1));
+  assert(volume.tryRead(0, target));
+  const flushed = volume.flush();
+  await bucket.untilHeld(1);
+  assert(volume.tryRead(0, target));
+  bucket.release("put");
+  await flushed;
+  assert(volume.tryRead(0, target));
+  assertEquals([0, 1, 2, 3].map((block) => target[block * BLOCK_BYTES]), [0, 1, 1, 0]);
+  volume.abandon();
+});
+
+Deno.test("a read longer than the cache brings every byte", async () => {
+  const { volume } = await openStored();
+  const bytes = await readBytes(volume, 5, 40 * STRIPE_BYTES - 10);
+  assert(bytes.every((byte, at) => byte === 1 + Math.floor((at + 5) / STRIPE_BYTES)));
+  volume.checkInvariants();
+  volume.abandon();
+});
+
+Deno.test("a slow read does not hold up one that finds its bytes in the cache", async () => {
+  const { volume, bucket } = await openStored();
+  volume.write(30 * STRIPE_BYTES, blocks(4, 99));
+  bucket.hold("get");
+  const slow = firstBytes(volume, 0, 1);
+  await bucket.untilHeld(1);
+  assert(volume.tryRead(30 * STRIPE_BYTES, blocks(4, 0)));
+  const other = firstBytes(volume, 40, 1);
+  await bucket.untilHeld(2);
+  bucket.held[1].release();
+  assertEquals([await other, await stateOf(slow)], [[11], "pending"]);
+  bucket.release("get");
+  assertEquals(await slow, [1]);
+  volume.abandon();
+});
+
+Deno.test("with iotimeout a read fails in time, however many requests it takes", async () => {
+  const { volume, bucket, clock } = await openStored({ ioTimeoutMs: 3000 });
+  bucket.hold("get");
+  const target = new Uint8Array(40 * STRIPE_BYTES);
+  const read = assertRejects(() => volume.read(0, target), TimeoutError, "iotimeout=3 s");
+  for (let second = 0; second < 3; second++) {
+    assertEquals(await stateOf(read), "pending");
+    await bucket.untilHeld(1);
+    await clock.advance(1000);
+    if (second < 2) bucket.held[0].release();
+    await settle();
+  }
+  await read;
+  const before = target.slice();
+  bucket.release("get");
+  await settle();
+  assertEquals(target, before, "what comes too late touches nothing");
+  volume.checkInvariants();
+  assertEquals(await firstBytes(volume, 0, 1), [1]);
+  volume.abandon();
+});
+
+Deno.test("reads that jump about fetch nothing ahead", async () => {
+  const { volume, bucket } = await openStored({ readaheadBytes: 8 * STRIPE_BYTES });
+  bucket.counts.get.requests = 0;
+  for (const stripe of [3, 17, 9, 30, 24]) await firstBytes(volume, stripe * 4, 1);
+  await settle();
+  assertEquals(bucket.counts.get.requests, 5);
+  volume.abandon();
+});

@@ -1,0 +1,140 @@
+import { assertEquals } from "@std/assert";
+import { MAP_PAGE_STRIPES } from "../../../src/limits.ts";
+import {
+  RECORD_DATA,
+  RECORD_PREFIX_BYTES,
+  RECORD_ZEROES,
+  type SegmentRecord,
+} from "../../../src/volume/segment.ts";
+import { StripeMap } from "../../../src/volume/stripe_map.ts";
+import { Seed } from "../../simulation/seed.ts";
+
+const BLOCKS = 4;
+const STRIPES = [0, 1, 2, 3, 9, MAP_PAGE_STRIPES - 1, MAP_PAGE_STRIPES, 2 * MAP_PAGE_STRIPES + 1];
+const LAST_BLOCK = (2 * MAP_PAGE_STRIPES + 2) * BLOCKS;
+
+/** Which record has a block: "seq:offset", or nothing, which is zeroes. */
+type Model = Map<number, string>;
+
+function ownerOf(map: StripeMap, stripe: number, block: number): string | undefined {
+  for (const { firstBlock, blockCount, place } of [...map.patches(stripe)].reverse()) {
+    if (block < firstBlock || block >= firstBlock + blockCount) continue;
+    return place ? `${place.seq}:${place.offset}` : undefined;
+  }
+  const base = map.base(stripe);
+  return base ? `${base.seq}:${base.offset}` : undefined;
+}
+
+function randomRecord(seed: Seed, offset: number): SegmentRecord {
+  const stripe = seed.pick(STRIPES);
+  if (seed.chance(0.2)) {
+    const firstBlock = stripe * BLOCKS + seed.below(BLOCKS);
+    const longest = seed.chance(0.2) ? LAST_BLOCK - firstBlock : 3 * BLOCKS;
+    const blockCount = 1 + seed.below(Math.min(longest, LAST_BLOCK - firstBlock));
+    return { kind: RECORD_ZEROES, firstBlock, blockCount, offset: 0, storedBytes: 0 };
+  }
+  const first = seed.chance(0.5) ? 0 : seed.below(BLOCKS);
+  const blockCount = first === 0 && seed.chance(0.6) ? BLOCKS : 1 + seed.below(BLOCKS - first);
+  const storedBytes = blockCount * 4096;
+  return {
+    kind: RECORD_DATA,
+    firstBlock: stripe * BLOCKS + first,
+    blockCount,
+    offset,
+    storedBytes,
+  };
+}
+
+function applyToModel(model: Model, seq: number, { kind, ...record }: SegmentRecord): void {
+  const owner = kind === RECORD_DATA ? `${seq}:${record.offset}` : undefined;
+  for (let block = record.firstBlock; block < record.firstBlock + record.blockCount; block++) {
+    if (owner) model.set(block, owner);
+    else model.delete(block);
+  }
+}
+
+Deno.test("the newest record over a block has it, as in a plain table of blocks", () => {
+  const seed = new Seed(2);
+  for (let life = 0; life < 30; life++) {
+    const map = new StripeMap(BLOCKS);
+    const model: Model = new Map();
+    for (let seq = 1; seq <= 40; seq++) {
+      const count = seed.below(6);
+      const records = Array.from({ length: count }, (_, at) => randomRecord(seed, 1000 * (at + 1)));
+      map.apply(2 ** 32 * (seq & 1) + seq, 1_000_000, records);
+      for (const record of records) applyToModel(model, 2 ** 32 * (seq & 1) + seq, record);
+      map.checkInvariants();
+      for (const stripe of STRIPES) {
+        for (let block = 0; block < BLOCKS; block++) {
+          const owner = model.get(stripe * BLOCKS + block);
+          assertEquals(ownerOf(map, stripe, block), owner, `stripe ${stripe}, block ${block}`);
+          assertEquals(map.readsAsZero(stripe, block), owner === undefined);
+        }
+      }
+    }
+  }
+});
+
+Deno.test("a segment's live bytes are those that are still read from it", () => {
+  const map = new StripeMap(BLOCKS);
+  const whole = 4 * 4096 + RECORD_PREFIX_BYTES;
+  const data = (stripe: number, first: number, blockCount: number): SegmentRecord => ({
+    kind: RECORD_DATA,
+    firstBlock: stripe * BLOCKS + first,
+    blockCount,
+    offset: 100,
+    storedBytes: blockCount * 4096,
+  });
+  const live = () => [...map.segments.values()].map((use) => use.liveBytes);
+  map.apply(1, 50_000, [data(0, 0, 4), data(1, 0, 4)]);
+  assertEquals(live(), [2 * whole]);
+  map.apply(2, 50_000, [data(0, 1, 1)]);
+  assertEquals(live(), [2 * whole, 4096 + 16]); // the base is needed for its other blocks
+  map.apply(3, 50_000, [data(0, 0, 3)]);
+  assertEquals(live(), [2 * whole, 0, 3 * 4096 + 16]); // covered by a newer patch
+  map.apply(4, 50_000, [data(0, 0, 4)]);
+  assertEquals(live(), [whole, 0, 0, whole]);
+  map.apply(5, 100, [{
+    kind: RECORD_ZEROES,
+    firstBlock: 0,
+    blockCount: 8,
+    offset: 0,
+    storedBytes: 0,
+  }]);
+  assertEquals(live(), [0, 0, 0, 0, 0]);
+  assertEquals(map.patchCount, 0);
+});
+
+Deno.test("a seq of forty bits and the last offset of a segment come back from the map", () => {
+  const map = new StripeMap(BLOCKS);
+  const seq = 9_999_999_999;
+  const offset = 2 ** 24 - 1;
+  map.apply(seq, 1, [{
+    kind: RECORD_DATA,
+    firstBlock: 0,
+    blockCount: 4,
+    offset,
+    storedBytes: 16384,
+  }]);
+  assertEquals(map.base(0), { seq, offset, storedBytes: 16384 });
+});
+
+Deno.test("zeroes over a whole disk of a pebibyte are applied at once", () => {
+  const map = new StripeMap(1);
+  map.apply(1, 1, [{
+    kind: RECORD_DATA,
+    firstBlock: 2 ** 37,
+    blockCount: 1,
+    offset: 72,
+    storedBytes: 4096,
+  }]);
+  map.apply(2, 1, [{
+    kind: RECORD_ZEROES,
+    firstBlock: 0,
+    blockCount: 2 ** 38,
+    offset: 0,
+    storedBytes: 0,
+  }]);
+  assertEquals(map.isMapped(2 ** 37), false);
+  assertEquals(map.pages.size, 1);
+});
