@@ -122,18 +122,20 @@ test("a client that never reads its replies costs bounded memory, and others go 
     await until(() => server.inFlightBytes === 0, "everything given back");
   }, { sizeBytes: 4 * MIB }));
 
-test("even when every byte of the budget is taken each connection gets a request through", () =>
+test("when every byte of the budget is taken a small request still gets through, and a large one later", () =>
   serving(async ({ attach, server }) => {
     const greedy = [await attach(), await attach(), await attach()];
     const sent = greedy.map((client) => client.send(reads(100, MIB)).catch(() => {}));
     await until(() => server.inFlightBytes >= IN_FLIGHT_BYTES_MAX, "the budget is used up");
     const other = await attach();
     for (let i = 0; i < 5; i++) {
-      const { errno, data } = await other.call({ type: NBD_CMD_READ, length: 2 * MIB });
-      assertEquals([errno, data.length], [0, 2 * MIB]);
+      const { errno, data } = await other.call({ type: NBD_CMD_READ, length: MIB });
+      assertEquals([errno, data.length], [0, MIB]);
     }
+    const large = other.call({ type: NBD_CMD_READ, length: 2 * MIB });
     for (const client of greedy) client.close();
     await Promise.all(sent);
+    assertEquals((await large).data.length, 2 * MIB);
     await until(() => server.inFlightBytes === 0, "everything given back");
   }));
 
