@@ -41,7 +41,7 @@ export const IN_FLIGHT_REQUESTS_MAX = 1024;
  * What one read of a socket may bring: two requests of 256 KiB, or thousands of small ones. Twice as much was
  * slower: it no longer fits the second-level cache (1 MiB) together with what the requests touch.
  */
-export const RECEIVE_BUFFER_BYTES = 512 * KIB;
+export const RECEIVE_BUFFER_BYTES = 448 * KIB;
 /** Replies of one turn are joined in a buffer of this size: two of 256 KiB. A connection has two such buffers. */
 export const REPLY_BUFFER_BYTES = 544 * KIB;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
