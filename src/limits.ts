@@ -38,8 +38,8 @@ export const SMALL_REQUEST_BYTES = MIB;
 /** Requests of one connection that wait for the bucket; the kernel sends 128 at most. */
 export const IN_FLIGHT_REQUESTS_MAX = 1024;
 /**
- * What one read of a socket may bring: two requests of 256 KiB, or thousands of small ones. Twice as much was
- * slower: it no longer fits the second-level cache (1 MiB) together with what the requests touch.
+ * What one read of a socket may bring: a request of 256 KiB and most of the next, or thousands of small ones. More
+ * was slower: it no longer fits the second-level cache (1 MiB) together with what the requests touch.
  */
 export const RECEIVE_BUFFER_BYTES = 448 * KIB;
 /** Replies of one turn are joined in a buffer of this size: two of 256 KiB. A connection has two such buffers. */

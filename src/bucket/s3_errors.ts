@@ -21,7 +21,7 @@ export interface Operation {
 
 /** Where it was done. */
 export interface Place {
-  /** `s3://bucket/prefix at http://127.0.0.1:9000` */
+  /** `s3://bucket/prefix at ENDPOINT http://127.0.0.1:9000` */
   name: string;
   bucket: string;
   region: string;

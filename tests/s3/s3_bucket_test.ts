@@ -77,7 +77,7 @@ Deno.test("a bucket is opened", async (t) => {
     assert(error.permanent);
     assertEquals(
       error.message,
-      `can't open the bucket (s3://drive at ${ceph.endpoint}): InvalidAccessKeyId; ` +
+      `can't open the bucket (s3://drive at ENDPOINT ${ceph.endpoint}): InvalidAccessKeyId; ` +
         "the server does not know this key: check AWS_ACCESS_KEY_ID",
     );
   });
@@ -178,7 +178,7 @@ Deno.test("a running drive hears in words what a person must lift", async (t) =>
     const error = await assertRejects(() => owner.get("a"), UnavailableError);
     assert(!error.permanent);
     assert(
-      error.message.startsWith("can't read a (s3://drive at http://127.0.0.1:"),
+      error.message.startsWith("can't read a (s3://drive at ENDPOINT http://127.0.0.1:"),
       error.message,
     );
     await ceph.start();

@@ -58,7 +58,8 @@ Deno.test("an endpoint that can't be reached is named, with what to check", asyn
     const open = () => S3Bucket.open(optionsFor(endpoint), deps);
     const error = await assertRejects(open, UnavailableError);
     assert(!error.permanent);
-    assert(error.message.startsWith(`can't open the bucket (s3://drive at ${endpoint}): ${text}`));
+    const start = `can't open the bucket (s3://drive at ENDPOINT ${endpoint}): ${text}`;
+    assert(error.message.startsWith(start), error.message);
     assert(!error.message.includes("error sending request"), error.message);
   }
 });
