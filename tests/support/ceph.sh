@@ -39,9 +39,9 @@ trap 'exit 1' TERM INT HUP
 mkdir "$DIR"/{mon,osd,run,log}
 
 make_certificates() {
-  local key="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30"
-  openssl req -x509 $key -subj /CN=test-ca -keyout "$DIR/ca.key" -out "$DIR/ca.crt"
-  openssl req $key -subj /CN=127.0.0.1 -keyout "$DIR/tls.key" -out "$DIR/tls.csr"
+  local key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30)
+  openssl req -x509 "${key[@]}" -subj /CN=test-ca -keyout "$DIR/ca.key" -out "$DIR/ca.crt"
+  openssl req "${key[@]}" -subj /CN=127.0.0.1 -keyout "$DIR/tls.key" -out "$DIR/tls.csr"
   openssl x509 -req -in "$DIR/tls.csr" -CA "$DIR/ca.crt" -CAkey "$DIR/ca.key" -CAcreateserial \
     -days 30 -out "$DIR/tls.crt" \
     -extfile <(printf 'subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE')
@@ -187,5 +187,5 @@ while read -r command name; do
     thaw) kill -CONT "${PIDS[$name]}" ;;
     *) fail "no command $command" ;;
   esac
-  echo done
+  echo "done"
 done
