@@ -26,7 +26,15 @@ async function open(ceph: Ceph, env: Record<string, string>): Promise<string> {
     ),
   ).denoDir;
   const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--lock=deno.lock", "--frozen", ...permissions(), OPENER, ceph.endpoint],
+    args: [
+      "run",
+      "--quiet",
+      "--lock=deno.lock",
+      "--frozen",
+      ...permissions(),
+      OPENER,
+      ceph.endpoint,
+    ],
     clearEnv: true,
     // HOME decides where Deno keeps its cache, too.
     env: { ...Object.fromEntries(inherited), DENO_DIR: cache, ...env },
