@@ -97,6 +97,21 @@ export const CHECKPOINT_MS = 15 * 60_000;
 export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
 export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
+/** Garbage below this is left: with four segments of 8 MiB nobody's bill changes. */
+export const RECLAIM_BYTES_MIN = 32 * MIB;
+/** Reclaim begins when garbage is half as much as what is live, and ends when it is a third. */
+export const RECLAIM_BEGIN_SHARE = 1 / 2;
+export const RECLAIM_END_SHARE = 1 / 3;
+/** While clients are active, reclaim rests nine times as long as it worked: a tenth of the time. */
+export const RECLAIM_REST_FACTOR = 9;
+/** Segments emptied in one round, and of how many at a time the header is read. */
+export const RECLAIM_ROUND_SEGMENTS_MAX = 512;
+export const RECLAIM_HEADS_MAX = 8;
+/**
+ * Segments of any size that a volume may have beside four for every 8 MiB that are live; past it the smallest are
+ * put together. Each takes about 100 bytes of memory and 16 of every checkpoint.
+ */
+export const SEGMENTS_SMALL_MAX = 10_000;
 /** The lease is renewed this often, and counts as given up after three times that and a half. */
 export const LEASE_RENEW_MS = 20_000;
 export const LEASE_EXPIRED_MS = 70_000;

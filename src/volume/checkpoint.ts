@@ -30,7 +30,7 @@
  * | 24      | 8       | epoch                                                                |
  * | 32      | 4       | segments                                                             |
  * | 36      | 24 each | page: number, part, seq of the pack (8), offset, length              |
- * |         | 16 each | segment: seq (8), stored bytes, live bytes                           |
+ * |         | 16 each | segment: seq (8), stored bytes, live bytes; both 0 for a claim       |
  */
 import { crc32 } from "node:zlib";
 import type { Bucket } from "../bucket/bucket.ts";
@@ -161,9 +161,10 @@ export class Checkpointer {
 
   /**
    * Stores the map as it is in the turn of the call, which is after `seq` and nothing more. Not to be called
-   * again before it ends.
+   * again before it ends. Returns the seq of the older of the two checkpoints there are then, or 0: opening may
+   * have to read the log from there.
    */
-  async store(seq: number): Promise<void> {
+  async store(seq: number): Promise<number> {
     const segments = encodeSegments(this.#map);
     const pages = this.#freeze();
     try {
@@ -178,6 +179,7 @@ export class Checkpointer {
     const older = this.#newest;
     this.#newest = { seq, packs: new Set(Array.from(this.#places.values(), packKey)) };
     await this.#cleanUp(seq, older);
+    return older?.seq ?? 0;
   }
 
   /** Settles which pages are to be stored, each as it is now. Values are filled when a page changes early. */
@@ -331,15 +333,17 @@ function parsePage(key: string, number: number, bytes: Uint8Array): MapPage {
 }
 
 function encodeSegments(map: StripeMap): Uint8Array {
-  const bytes = new Uint8Array(map.segments.size * ROOT_SEGMENT_BYTES);
+  const bytes = new Uint8Array((map.segments.size + map.claims.size) * ROOT_SEGMENT_BYTES);
   const view = viewOf(bytes);
   let at = 0;
-  for (const [seq, use] of map.segments) {
+  const add = (seq: number, storedBytes: number, liveBytes: number) => {
     setUint64(view, at, seq);
-    view.setUint32(at + 8, use.storedBytes, true);
-    view.setUint32(at + 12, use.liveBytes, true);
+    view.setUint32(at + 8, storedBytes, true);
+    view.setUint32(at + 12, liveBytes, true);
     at += ROOT_SEGMENT_BYTES;
-  }
+  };
+  for (const [seq, use] of map.segments) add(seq, use.storedBytes, use.liveBytes);
+  for (const seq of map.claims) add(seq, 0, 0);
   return bytes;
 }
 
@@ -385,10 +389,9 @@ function parseRoot(key: string, bytes: Uint8Array, map: StripeMap): Root {
     });
   }
   for (let left = view.getUint32(32, true); left > 0; left--, at += ROOT_SEGMENT_BYTES) {
-    map.segments.set(getUint64(view, at), {
-      storedBytes: view.getUint32(at + 8, true),
-      liveBytes: view.getUint32(at + 12, true),
-    });
+    const [seq, storedBytes] = [getUint64(view, at), view.getUint32(at + 8, true)];
+    if (storedBytes === 0) map.claims.add(seq);
+    else map.addSegment(seq, storedBytes, view.getUint32(at + 12, true));
   }
   return root;
 }

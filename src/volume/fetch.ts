@@ -19,7 +19,9 @@ import type { Place } from "./stripe_map.ts";
 interface Fetch {
   stripe: number;
   slot: number;
-  /** By block of the stripe: which of `sources` has it, from 1 on; 0 for zeroes. */
+  /** If set, only what this segment has is wanted. */
+  onlySeq?: number;
+  /** By block of the stripe: which of `sources` has it, from 1 on; 0 for zeroes, NOT_WANTED for none. */
   sourceOf: Uint16Array;
   /** Records still to arrive. */
   missing: number;
@@ -35,15 +37,21 @@ interface Source {
   place: Place;
 }
 
+const NOT_WANTED = 0xffff;
+
 export class Fetcher {
   readonly #contents: Contents;
   readonly #bucket: Bucket;
   readonly #downloads = new Limiter(DOWNLOADS_MAX);
   readonly #underWay = new Map<number, Promise<void>>();
 
-  constructor(contents: Contents, bucket: Bucket) {
+  readonly #confirm: () => Promise<void>;
+
+  /** @param confirm throws if another writer has taken the volume over: it may delete what we look for */
+  constructor(contents: Contents, bucket: Bucket, confirm: () => Promise<void>) {
     this.#contents = contents;
     this.#bucket = bucket;
+    this.#confirm = confirm;
   }
 
   isUnderWay(stripe: number): boolean {
@@ -53,8 +61,11 @@ export class Fetcher {
   /**
    * Makes every block of the stripes valid in the cache. Rejects with the first failure, when all
    * have ended. What was fetched can be evicted again as soon as the caller lets a turn pass.
+   *
+   * @param onlySeq if given, only the blocks that this segment has are wanted. Whoever asks meanwhile for one of
+   *   the stripes gets no more than that, too: everybody looks whether what he needs has come
    */
-  async fetch(stripes: number[]): Promise<void> {
+  async fetch(stripes: number[], onlySeq?: number): Promise<void> {
     const { cache } = this.#contents;
     const results: Promise<void>[] = [];
     let rest = stripes;
@@ -67,7 +78,7 @@ export class Fetcher {
           results.push(underWay);
           continue;
         }
-        const fetch = this.#begin(stripe);
+        const fetch = this.#begin(stripe, onlySeq);
         if (fetch) begun.push(fetch);
         else waiting.push(stripe);
       }
@@ -87,7 +98,7 @@ export class Fetcher {
   }
 
   /** Takes a slot; null if there is none. */
-  #begin(stripe: number): Fetch | null {
+  #begin(stripe: number, onlySeq?: number): Fetch | null {
     const { cache, blocksPerStripe } = this.#contents;
     let slot = cache.find(stripe);
     if (slot >= 0) {
@@ -101,7 +112,8 @@ export class Fetcher {
     const settle = Promise.withResolvers<void>();
     settle.promise.catch(() => {}); // a read-ahead may have nobody waiting
     this.#underWay.set(stripe, settle.promise);
-    return { stripe, slot, sourceOf: new Uint16Array(blocksPerStripe), missing: 0, settle };
+    const sourceOf = new Uint16Array(blocksPerStripe);
+    return { stripe, slot, onlySeq, sourceOf, missing: 0, settle };
   }
 
   #start(fetches: Fetch[]): void {
@@ -123,6 +135,10 @@ export class Fetcher {
       while (number > 0 && !covers(patches[number - 1], block)) number--;
       const place = number > 0 ? patches[number - 1].place : base;
       if (place === null) continue;
+      if (fetch.onlySeq !== undefined && place.seq !== fetch.onlySeq) {
+        fetch.sourceOf[block] = NOT_WANTED;
+        continue;
+      }
       fetch.sourceOf[block] = number + 1; // 1 is the base, 2 the oldest patch
       used.add(number);
     }
@@ -144,8 +160,12 @@ export class Fetcher {
       const found = await this.#downloads.run(() =>
         this.#bucket.get(key, { offset: first.offset, length })
       );
-      if (!found) throw new DamageError(`${key}: a segment in use is missing`);
+      if (!found) await this.#confirm();
       for (const source of sources) {
+        if (!found) {
+          this.#missing(source, key);
+          continue;
+        }
         const at = source.place.offset - first.offset;
         const end = at + RECORD_PREFIX_BYTES + source.place.storedBytes;
         this.#arrived(source, key, found.bytes.subarray(at, end));
@@ -153,6 +173,17 @@ export class Fetcher {
     } catch (error) {
       for (const { fetch } of sources) this.#fail(fetch, error);
     }
+  }
+
+  /** The segment is not there: rightly so, if every block that was wanted of it has been written meanwhile. */
+  #missing({ fetch, number }: Source, key: string): void {
+    if (!this.#isCurrent(fetch)) return;
+    const { cache } = this.#contents;
+    const isWanted = fetch.sourceOf.some((source, block) =>
+      source === number && !cache.isValid(fetch.slot, block)
+    );
+    if (isWanted) this.#fail(fetch, new DamageError(`${key}: a segment in use is missing`));
+    else if (--fetch.missing === 0) this.#finish(fetch);
   }
 
   #arrived(source: Source, key: string, bytes: Uint8Array): void {

@@ -107,6 +107,14 @@ export class FlushPath {
     return this.#batches.at(-1)?.committed.promise;
   }
 
+  /** Lets the log grow by an empty segment at least; done when it has. */
+  stamp(): Promise<void> {
+    this.#contents.assertAlive();
+    const batch = this.#seal();
+    this.#schedulePump();
+    return batch.committed.promise;
+  }
+
   /** To be called behind every change, in its turn: seals what has become much, and has the rest sealed in time. */
   changed(): void {
     if (!this.#contents.hasChanges) return;
@@ -289,8 +297,9 @@ export class FlushPath {
   }
 }
 
+/** An empty batch has a segment, too. */
 function isFilled(batch: Batch): boolean {
-  return batch.filledStripes === batch.stripes.length &&
+  return batch.segments.length > 0 && batch.filledStripes === batch.stripes.length &&
     batch.filledRuns === batch.zeroRuns.length;
 }
 

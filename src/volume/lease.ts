@@ -180,6 +180,11 @@ export class Lease {
   async #adoptEtag(): Promise<void> {
     const object = await this.#bucket.get(LEASE_KEY);
     this.#etag = object?.etag ?? null;
+    await this.confirm();
+  }
+
+  /** Looks whether the volume is still ours. @throws FencedError if the lease there has a higher epoch */
+  async confirm(): Promise<void> {
     const found = await readLease(this.#bucket);
     if (found && found.lease.epoch > this.#writer.epoch) {
       const { holder, epoch } = found.lease;

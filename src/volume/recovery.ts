@@ -7,7 +7,8 @@
  * and not an end.
  *
  * The claim is an empty segment with the next epoch, PUT under the first free number. From then on no writer with a
- * lower epoch can complete a batch: the number it needs is taken.
+ * lower epoch can complete a batch: the number it needs is taken. For that it has to stay taken: a claim is never
+ * deleted, or a writer that slept for long enough would find its next number free, and acknowledge.
  */
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError } from "../errors.ts";
@@ -156,12 +157,13 @@ class LogReader {
   }
 
   #take(head: SegmentHead): void {
+    this.end = head.seq + 1;
     if (head.epoch > this.highestEpoch) {
       this.highestEpoch = head.epoch;
       this.#dropUnfinished();
+      if (head.records.length === 0) return void this.#map.claims.add(head.seq);
     }
     this.#unfinished.push(head);
-    this.end = head.seq + 1;
     if (!head.lastOfBatch) return;
     for (const { seq, objectBytes, records } of this.#unfinished) {
       this.#map.apply(seq, objectBytes, records);
@@ -176,9 +178,9 @@ class LogReader {
   }
 
   /** Our claim lies at the end: what was unfinished before it stays so. */
-  claimed(seq: number, objectBytes: number): void {
+  claimed(seq: number): void {
     this.#dropUnfinished();
-    this.#map.apply(seq, objectBytes, []);
+    this.#map.claims.add(seq);
     this.end = seq;
   }
 
@@ -208,7 +210,7 @@ async function claim(bucket: Bucket, log: LogReader, writerId: string): Promise<
     });
     const taken = await storeSegment(bucket, seq, bytes, writer, log.highestEpoch);
     if (!taken) {
-      log.claimed(seq, bytes.length);
+      log.claimed(seq);
       return writer;
     }
     await log.readOn();

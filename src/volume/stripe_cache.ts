@@ -148,6 +148,14 @@ export class StripeCache {
     this.wake();
   }
 
+  /** Frees the stripe's slot, if it is clean. */
+  drop(stripe: number): void {
+    const slot = this.#clean.peek(stripe);
+    if (slot === undefined) return;
+    this.#clean.delete(stripe);
+    this.#free.push(slot);
+  }
+
   /** Resolves at the next change after which `take` or a bound on dirty slots may have room. */
   roomMade(): Promise<void> {
     return new Promise((resolve) => this.#waiters.push(resolve));

@@ -91,8 +91,12 @@ export class MapPage {
 export class StripeMap {
   readonly pages = new Map<number, MapPage>();
   readonly segments = new Map<number, SegmentUse>();
+  /** Segments that hold nothing and are kept for ever, because they fence: see recovery.ts. */
+  readonly claims = new Set<number>();
   /** Patches in all. */
   patchCount = 0;
+  /** Of all segments together. */
+  readonly total: SegmentUse = { storedBytes: 0, liveBytes: 0 };
 
   readonly #blocksPerStripe: number;
 
@@ -133,9 +137,30 @@ export class StripeMap {
     return !page.hasBase(indexOf(stripe));
   }
 
+  /** True if the data record of segment `seq` is still a base or a patch. */
+  names(seq: number, { firstBlock, blockCount, offset }: SegmentRecord): boolean {
+    const stripe = Math.floor(firstBlock / this.#blocksPerStripe);
+    const isIt = (place: Place | null) => place?.seq === seq && place.offset === offset;
+    if (blockCount === this.#blocksPerStripe) return isIt(this.base(stripe));
+    return this.patches(stripe).some(({ place }) => isIt(place));
+  }
+
+  /** Enters a segment into the table. */
+  addSegment(seq: number, storedBytes: number, liveBytes: number): void {
+    this.segments.set(seq, { storedBytes, liveBytes });
+    this.total.storedBytes += storedBytes;
+    this.total.liveBytes += liveBytes;
+  }
+
+  /** Takes a segment that was deleted out of the table; nothing of it is live. */
+  forgetSegment(seq: number): void {
+    this.total.storedBytes -= this.segments.get(seq)?.storedBytes ?? 0;
+    this.segments.delete(seq);
+  }
+
   /** Takes in the records of one stored segment. */
   apply(seq: number, objectBytes: number, records: SegmentRecord[]): void {
-    this.segments.set(seq, { storedBytes: objectBytes, liveBytes: 0 });
+    this.addSegment(seq, objectBytes, 0);
     for (const record of records) {
       if (record.kind === RECORD_DATA) this.#applyData(seq, record);
       else this.#applyZeroes(record);
@@ -239,7 +264,10 @@ export class StripeMap {
   #account(place: Place | null, sign: 1 | -1): void {
     if (place === null) return;
     const use = this.segments.get(place.seq);
-    if (use) use.liveBytes += sign * (RECORD_PREFIX_BYTES + place.storedBytes);
+    if (!use) return;
+    const bytes = RECORD_PREFIX_BYTES + place.storedBytes;
+    use.liveBytes += sign * bytes;
+    this.total.liveBytes += sign * bytes;
   }
 
   /** Throws if an invariant of the file's head does not hold. */
@@ -266,7 +294,10 @@ export class StripeMap {
     if (patchCount !== this.patchCount) {
       throw new Error(`map: ${this.patchCount} patches counted, ${patchCount} found`);
     }
+    const total = { storedBytes: 0, liveBytes: 0 };
     for (const [seq, use] of this.segments) {
+      total.storedBytes += use.storedBytes;
+      total.liveBytes += use.liveBytes;
       if (use.liveBytes !== (live.get(seq) ?? 0)) {
         throw new Error(
           `map: segment ${seq} has ${use.liveBytes} live bytes, ${live.get(seq)} found`,
@@ -275,6 +306,10 @@ export class StripeMap {
       live.delete(seq);
     }
     if (live.size > 0) throw new Error(`map: segments not in the table: ${[...live.keys()]}`);
+    const sums = [total, this.total].map(({ storedBytes, liveBytes }) => [storedBytes, liveBytes]);
+    if (`${sums[0]}` !== `${sums[1]}`) {
+      throw new Error(`map: totals are ${sums[1]}, not ${sums[0]}`);
+    }
   }
 }
 

@@ -11,7 +11,7 @@
  */
 import type { Bucket } from "../bucket/bucket.ts";
 import type { Chance, Clock } from "../clock.ts";
-import { messageOf, UsageError } from "../errors.ts";
+import { FencedError, messageOf, UsageError } from "../errors.ts";
 import {
   BLOCK_BYTES,
   CHECKPOINT_MS,
@@ -23,6 +23,8 @@ import {
   IDLE_SEGMENTS_MAX,
   MAP_PAGE_STRIPES,
   PATCHES_MAX,
+  SEGMENT_DATA_BYTES_MAX,
+  SEGMENTS_SMALL_MAX,
   STRIPE_BYTES_DEFAULT,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
@@ -34,6 +36,7 @@ import { Fetcher } from "./fetch.ts";
 import { FlushPath } from "./flush.ts";
 import { type Host, Lease, refuseIfHeld } from "./lease.ts";
 import { ReadPath } from "./read.ts";
+import { Reclaimer } from "./reclaim.ts";
 import { recover, type Recovered } from "./recovery.ts";
 import { SEGMENT_BYTES_MAX } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
@@ -60,6 +63,8 @@ export interface VolumeOptions {
   readaheadBytes: number;
   /** A change is on its way to the bucket when it is so old, flushed or not. */
   flushAfterMs: number;
+  /** Bytes that nothing needs any more and that are left where they are. */
+  garbageBytesMin: number;
   /** Fence a writer that seems to live, instead of refusing to start. */
   takeover: boolean;
 }
@@ -92,12 +97,15 @@ export class Volume implements BlockDevice {
   readonly #trim: TrimPath;
   readonly #flush: FlushPath;
   readonly #checkpointer: Checkpointer;
+  readonly #reclaimer: Reclaimer;
   readonly #claimSeq: number;
   readonly #lease: Lease;
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #onFailure: (error: Error) => void;
-  #checkpointing: Promise<void> | null = null;
+  #checkpointing: Promise<boolean> | null = null;
+  /** Requests of clients so far. */
+  #requests = 0;
   #cancelCheckpointTimer: (() => void) | null = null;
   #onProgress: Progress = () => {};
 
@@ -121,6 +129,7 @@ export class Volume implements BlockDevice {
     const volume = new Volume(options, around, grown, recovered);
     await volume.#lease.acquire();
     if (dead) host.forget(dead);
+    volume.#reclaimer.consider();
     return volume;
   }
 
@@ -148,7 +157,7 @@ export class Volume implements BlockDevice {
     );
     const contents = new Contents(cache, new Zeroes(), map, clock, options.ioTimeoutMs);
     const uploader = new Uploader(bucket, writer, options.uploads, lastSeq);
-    const fetcher = new Fetcher(contents, bucket);
+    const fetcher = new Fetcher(contents, bucket, () => this.#confirm());
     const flush = new FlushPath(
       contents,
       uploader,
@@ -163,6 +172,12 @@ export class Volume implements BlockDevice {
     this.#write = new WritePath(contents, fetcher, order, () => flush.changed());
     this.#trim = new TrimPath(contents, fetcher, order, this.#write);
     this.#checkpointer = new Checkpointer(bucket, map, writer.epoch, recovered.checkpoint);
+    this.#reclaimer = new Reclaimer(contents, fetcher, flush, bucket, logger, {
+      garbageBytesMin: options.garbageBytesMin,
+      checkpoint: () => this.#checkpoint(),
+      confirm: () => this.#confirm(),
+      requests: () => this.#requests,
+    });
     this.#lease = new Lease(bucket, host, writer, clock, logger, (error) => this.#fail(error));
   }
 
@@ -182,30 +197,37 @@ export class Volume implements BlockDevice {
     const patches = Math.min(PATCHES_MAX, stripes * 8) * 100;
     // while a checkpoint is stored, pages that change are kept as they were
     const checkpoint = map + 2 * CHECKPOINT_PART_BYTES_MAX;
-    return cache + saved + uploads + downloads + map + patches + checkpoint;
+    const segments = (SEGMENTS_SMALL_MAX + 6 * volumeBytes / SEGMENT_DATA_BYTES_MAX) * 100;
+    return cache + saved + uploads + downloads + map + patches + checkpoint + segments;
   }
 
   tryRead(offset: number, target: Uint8Array): boolean {
+    this.#requests++;
     return this.#contents.failure === null && this.#read.tryRead(offset, target);
   }
 
   read(offset: number, target: Uint8Array): Promise<void> {
+    this.#requests++;
     return this.#read.read(offset, target);
   }
 
   write(offset: number, data: Uint8Array): Done {
+    this.#requests++;
     return this.#write.write(offset, data);
   }
 
   trim(offset: number, length: number): Done {
+    this.#requests++;
     return this.#trim.trim(offset, length);
   }
 
   zero(offset: number, length: number): Done {
+    this.#requests++;
     return this.#trim.zero(offset, length);
   }
 
   flush(): Done {
+    this.#requests++;
     const done = this.#flush.flush();
     return done && this.#contents.wait(done);
   }
@@ -222,8 +244,8 @@ export class Volume implements BlockDevice {
   async close(onProgress: Progress = () => {}): Promise<void> {
     this.#onProgress = onProgress;
     onProgress(this.unstoredBytes);
-    this.#cancelCheckpointTimer?.();
     this.#contents.assertAlive();
+    await this.#stopBackground();
     // a change that waited for room may be made when room is
     do await this.#flush.flush(); while (this.#contents.hasChanges);
     await this.#checkpointing;
@@ -239,9 +261,16 @@ export class Volume implements BlockDevice {
 
   /** Ends without storing anything more, as a crash would, but for open timers. */
   abandon(): void {
-    this.#cancelCheckpointTimer?.();
+    this.#stopBackground();
     this.#lease.stop();
     this.#flush.fail(new UsageError("the volume is closed"));
+  }
+
+  /** No checkpoint and no reclaim begins by itself any more; resolves when reclaim has ended. */
+  #stopBackground(): Promise<void> {
+    this.#cancelCheckpointTimer?.();
+    this.#cancelCheckpointTimer = null;
+    return this.#reclaimer.stop();
   }
 
   /** Throws if an invariant of cache, map or segment table does not hold. */
@@ -255,36 +284,55 @@ export class Volume implements BlockDevice {
 
   #committed(): void {
     this.#onProgress(this.unstoredBytes);
+    this.#reclaimer.consider();
     const due = this.#flush.committedSeq - this.#checkpointer.newestSeq >= CHECKPOINT_SEGMENTS;
-    if (due) this.#startCheckpoint();
-    else {this.#cancelCheckpointTimer ??= this.#clock.after(CHECKPOINT_MS, () => {
+    if (due) {
+      this.#checkpoint();
+    } else {
+      this.#cancelCheckpointTimer ??= this.#clock.after(CHECKPOINT_MS, () => {
         this.#cancelCheckpointTimer = null;
-        this.#startCheckpoint();
-      });}
+        this.#checkpoint();
+      });
+    }
   }
 
-  #startCheckpoint(): void {
-    if (this.#checkpointing || this.#contents.failure) return;
-    this.#checkpointing = this.#checkpoint().finally(() => this.#checkpointing = null);
+  /** Stores a checkpoint, or waits for the one under way; false if there is none of this seq then. */
+  #checkpoint(): Promise<boolean> {
+    this.#checkpointing ??= this.#storeCheckpoint().finally(() => this.#checkpointing = null);
+    return this.#checkpointing;
   }
 
-  async #checkpoint(): Promise<void> {
+  async #storeCheckpoint(): Promise<boolean> {
     const seq = this.#flush.committedSeq;
-    if (seq === this.#checkpointer.newestSeq) return;
+    if (this.#contents.failure || seq === this.#checkpointer.newestSeq) return false;
     this.#cancelCheckpointTimer?.();
     this.#cancelCheckpointTimer = null;
+    const dead = this.#reclaimer.dead();
     try {
-      await this.#checkpointer.store(seq);
+      const olderSeq = await this.#checkpointer.store(seq);
+      await this.#reclaimer.deleteDead(dead, olderSeq);
       this.#logger.debug(() => `checkpoint ${seq} stored`);
+      return true;
     } catch (error) {
       // the log has everything a checkpoint has: opening takes longer, nothing is lost
       this.#logger.warn(`checkpoint ${seq} not stored: ${messageOf(error)}`);
+      return false;
+    }
+  }
+
+  /** @throws FencedError if another writer has taken the volume over, and has the volume fail of it */
+  async #confirm(): Promise<void> {
+    try {
+      await this.#lease.confirm();
+    } catch (error) {
+      if (error instanceof FencedError) this.#fail(error);
+      throw error;
     }
   }
 
   #fail(error: Error): void {
     if (this.#contents.failure) return;
-    this.#cancelCheckpointTimer?.();
+    this.#stopBackground();
     this.#lease.stop();
     this.#flush.fail(error);
     this.#onFailure(error);

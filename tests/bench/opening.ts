@@ -5,7 +5,7 @@ import { DirectoryBucket } from "../../src/bucket/directory_bucket.ts";
 import { Volume } from "../../src/volume/volume.ts";
 import { Drive } from "../support/drive.ts";
 import { DirectoryTestBucket } from "../support/test_buckets.ts";
-import { TIB } from "../../src/limits.ts";
+import { RECLAIM_BYTES_MIN, TIB } from "../../src/limits.ts";
 import { median } from "./fio.ts";
 import type { Row } from "./table.ts";
 
@@ -46,6 +46,7 @@ async function scatterStripes(path: string): Promise<void> {
     uploads: 4,
     readaheadBytes: 0,
     flushAfterMs: 5000,
+    garbageBytesMin: RECLAIM_BYTES_MIN,
     takeover: false,
   }, {
     ...around,

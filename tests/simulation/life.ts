@@ -150,6 +150,12 @@ export class Life {
     else this.#flush(volume, model);
   }
 
+  /** One change for sure, and a flush. */
+  actAndFlush(): void {
+    this.#write(this.volume!, 0, 4096);
+    this.#flush(this.volume!, this.model!);
+  }
+
   #write(volume: Volume, offset: number, length: number): void {
     const data = new Uint8Array(length);
     if (!this.#seed.chance(0.1)) data.fill(1 + this.#seed.below(255));

@@ -15,7 +15,10 @@
  *  - the invariants of cache, map and segment table hold, and a clean stop leaves no timer behind.
  */
 import { setImmediate } from "node:timers";
-import { CHECKPOINT_MS } from "../../src/limits.ts";
+import { BLOCK_BYTES, CHECKPOINT_MS, RECLAIM_BYTES_MIN } from "../../src/limits.ts";
+import { listCheckpoints, loadCheckpoint } from "../../src/volume/checkpoint.ts";
+import { seqOfKey } from "../../src/volume/segment.ts";
+import { StripeMap } from "../../src/volume/stripe_map.ts";
 import type { VolumeOptions } from "../../src/volume/volume.ts";
 import { MemoryBucket } from "../support/memory_bucket.ts";
 import { Life, type World } from "./life.ts";
@@ -77,6 +80,7 @@ class Simulation implements World {
       uploads: 1 + seed.below(4),
       readaheadBytes: seed.pick([0, 1 << 20]),
       flushAfterMs: 5000,
+      garbageBytesMin: seed.pick([0, 0, 16384, RECLAIM_BYTES_MIN]),
       ioTimeoutMs: seed.pick([undefined, undefined, undefined, 4000]),
       takeover: false,
     };
@@ -102,6 +106,7 @@ class Simulation implements World {
     await this.#openAnother(1);
     for (let step = 0; step < 20; step++) await this.#step();
     await this.#untilDone(this.#lives.at(-1)!.close());
+    await this.#checkGarbage();
     const sum = (key: "changes" | "flushes" | "timeouts") =>
       this.#lives.reduce((n, life) => n + life[key], 0);
     return {
@@ -203,6 +208,24 @@ class Simulation implements World {
       if (what < 0.4) this.#kill(life);
       else if (what < 0.55 && !life.bucket.isPaused) await this.#untilDone(life.close());
       else if (what < 0.8) life.bucket.isPaused = !life.bucket.isPaused;
+    }
+  }
+
+  /** Whatever was killed or came too late: the next process that opens the volume gives its space back. */
+  async #checkGarbage(): Promise<void> {
+    this.#events.length = 0; // what is under way now never arrives
+    await this.#openAnother(1);
+    const life = this.#lives.at(-1)!;
+    life.actAndFlush();
+    await this.#untilDone(life.close());
+    const [newest, older] = await listCheckpoints(this.#bucket);
+    if (older === undefined) return;
+    const map = new StripeMap(life.volume!.info.stripeBytes / BLOCK_BYTES);
+    await loadCheckpoint(this.#bucket, newest, map);
+    for (const key of this.#bucket.objects.keys()) {
+      const seq = seqOfKey(key);
+      if (seq === undefined || seq > older || map.claims.has(seq)) continue;
+      if (!map.segments.get(seq)?.liveBytes) throw new Error(`${key} is garbage, and was left`);
     }
   }
 
