@@ -60,8 +60,7 @@ export class DirectoryBucket implements Bucket {
     try {
       if (!mayCreate && !await isThere(root)) throw noVolumeIn(`file:${root}`);
       await Deno.mkdir(`${root}/${TEMP}`, { recursive: true, mode: DIRECTORY_MODE });
-      await syncDirectory(root);
-      await syncDirectory(parentOf(root));
+      await syncUpToMount(root);
       lock = await Deno.open(`${root}/${LOCK}`, {
         read: true,
         write: true,
@@ -319,6 +318,20 @@ function etagOf(info: Deno.FileInfo): string {
 async function syncDirectory(path: string): Promise<void> {
   using directory = await Deno.open(path);
   await directory.sync();
+}
+
+/**
+ * Fsyncs a directory and those it lies in, up to the root of their file system: any of them may have been made just now,
+ * or by a process that died behind its mkdir. One that this user may enter but not read can't be, and is left out.
+ */
+async function syncUpToMount(path: string): Promise<void> {
+  const { dev } = await Deno.stat(path);
+  for (let folder = path, below = ""; folder !== below; below = folder, folder = parentOf(folder)) {
+    if ((await Deno.stat(folder)).dev !== dev) return;
+    await syncDirectory(folder).catch((error) => {
+      if (folder === path || !(error instanceof Deno.errors.PermissionDenied)) throw error;
+    });
+  }
 }
 
 function parentOf(path: string): string {
