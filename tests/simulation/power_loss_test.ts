@@ -111,7 +111,7 @@ class RecordedLife {
   }
 }
 
-/** Four openings: after nothing, after a crash, and after two clean stops, whose checkpoints replace older ones. */
+/** Five openings: of nothing, after a crash, and after three clean stops, whose checkpoints replace older ones. */
 async function live(folder: string): Promise<RecordedLife> {
   using trace = new DiskTrace(folder);
   const life = new RecordedLife(trace, new Seed(SEED));
@@ -179,20 +179,30 @@ Deno.test("a loss of power at any moment leaves a directory bucket that opens, w
 });
 
 // A check that never fails proves nothing.
-const forgotten: Record<string, (trace: DiskTrace) => void> = {
-  "a segment's bytes": (trace) => trace.forgetSyncs("file"),
-  "the folder of the log": (trace) => trace.forgetSyncs("directory", (path) => /log$/.test(path)),
-  "the folder of the bucket": (trace) =>
-    trace.forgetSyncs("directory", (path) => path === "/disks/one"),
-  "the folder that the bucket's was made in": (trace) =>
-    trace.forgetSyncs("directory", (path) => path === ""),
+const forgotten: Record<string, [forget: (trace: DiskTrace) => void, found: string]> = {
+  "a segment's bytes": [
+    (trace) => trace.forgetSyncs("file", (path) => /log\/\d+$/.test(path)),
+    "a segment has at least",
+  ],
+  "the folder of the log": [
+    (trace) => trace.forgetSyncs("directory", (path) => path.endsWith("/log")),
+    "missing or replaced",
+  ],
+  "the folder of the bucket": [
+    (trace) => trace.forgetSyncs("directory", (path) => path === BUCKET),
+    "was flushed",
+  ],
+  "the folder that the bucket's was made in": [
+    (trace) => trace.forgetSyncs("directory", (path) => path === ""),
+    "was flushed",
+  ],
 };
 
-for (const [what, forget] of Object.entries(forgotten)) {
-  Deno.test(`a loss of power shows it if ${what} were not fsynced`, async () => {
+for (const [what, [forget, found]] of Object.entries(forgotten)) {
+  Deno.test(`a loss of power would show it if ${what} were not fsynced`, async () => {
     await using scratch = await Scratch.make();
     const life = await live(scratch.path);
     forget(life.trace);
-    await assertRejects(() => cutEverywhere(life));
+    await assertRejects(() => cutEverywhere(life), Error, found);
   });
 }
