@@ -126,8 +126,8 @@ export const KEYS_MAX = 1000;
  */
 export const TRY_MS_BASE = 30_000;
 /**
- * Slowest transfer that is still taken for progress. With it an 8 MiB segment has 30 + 64 s. A time-out
- * doubles the time of the next try, so that eight uploads sharing a 1 Mbit/s line come through too.
+ * Slowest transfer that is still taken for progress. With it an 8 MiB segment has 30 + 64 s. A time-out on a line
+ * that serves others doubles the time of the next try, so that eight uploads sharing 1 Mbit/s come through too.
  */
 export const TRY_BYTES_PER_SECOND = 128 * KIB;
 /** A time-out doubles the next try's time up to this factor: 8 MiB at 16 KiB/s. */
@@ -141,6 +141,8 @@ export const BACKOFF_MS_MAX = 10_000;
 export const STARTUP_PATIENCE_MS = 10_000;
 /** A request that still fails this long after it was made is worth a log line; one 503 in passing is not. */
 export const OUTAGE_MS_MIN = 1_000;
+/** A try without an answer for so long, besides its bytes, is worth one too, if nothing else was answered either. */
+export const OUTAGE_SILENCE_MS = 10_000;
 /** While an outage lasts, a line this often. */
 export const OUTAGE_REPORT_MS = 30_000;
 /** Connections kept for the next request: what uploads, fetches and checkpoint pages together use. */

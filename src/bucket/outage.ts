@@ -1,10 +1,11 @@
 /**
  * What the log says when the bucket is away: one story for the whole bucket, however many requests wait.
  *
- * An outage is worth a line when a request still fails OUTAGE_MS_MIN after it was made, or when only a person
- * can lift what it failed of. Then a line every OUTAGE_REPORT_MS, and one when the last request that had
- * failed is through (or was given up). A request that fails once and succeeds at its second try is not
- * mentioned: S3 under load answers 503 in passing.
+ * A request is *stuck* when it still fails OUTAGE_MS_MIN after it was made, when only a person can lift what it
+ * failed of, or when it has been silent for long and nothing else was answered meanwhile. An outage lasts from the
+ * first request that is stuck until none is; it has a line when it begins, one every OUTAGE_REPORT_MS, and one when it
+ * ends. A request that fails in passing is not mentioned: S3 under load answers 503 now and then, and
+ * ever new such requests, one after the other, make no outage either.
  */
 import type { Clock } from "../clock.ts";
 import type { UnavailableError } from "../errors.ts";
@@ -14,48 +15,63 @@ import { OUTAGE_MS_MIN, OUTAGE_REPORT_MS } from "../limits.ts";
 /** A request under way, from when it was made until it was answered or given up. */
 export interface PendingRequest {
   readonly madeMs: number;
-  failed: boolean;
+  isStuck: boolean;
 }
 
 export class Outage {
   readonly #pending = new Set<PendingRequest>();
-  #failing = 0;
-  /** When the first request that failed was made. */
+  #stuck = 0;
+  /** When the first request that got stuck was made. */
   #sinceMs = 0;
+  #answeredMs = -Infinity;
   #reason = "";
-  /** Cancels the next report; null while there is nothing to report. */
-  #cancelReport: (() => void) | null = null;
+  #cancelReport = () => {};
 
   /** `where` is the bucket's name for the log. */
   constructor(readonly where: string, readonly clock: Clock, readonly logger: Logger) {}
 
   requestMade(): PendingRequest {
-    const request = { madeMs: this.clock.monotonic(), failed: false };
+    const request = { madeMs: this.clock.monotonic(), isStuck: false };
     this.#pending.add(request);
     return request;
   }
 
   tryFailed(request: PendingRequest, error: UnavailableError): void {
-    if (this.#failing === 0) this.#sinceMs = request.madeMs;
-    if (!request.failed) this.#failing++;
-    request.failed = true;
-    this.#reason = error.message;
     const failingMs = this.clock.monotonic() - request.madeMs;
-    if (this.#cancelReport || (!error.permanent && failingMs < OUTAGE_MS_MIN)) return;
-    this.logger.warn(
-      `${this.where} does not serve: ${this.#reason}; what needs it waits, and it is tried on and on`,
-    );
-    this.#reportLater();
+    const isStuck = request.isStuck || error.permanent || failingMs >= OUTAGE_MS_MIN;
+    if (isStuck) this.#stuckFor(request, error.message);
+  }
+
+  /** A try has had no answer since `sinceMs`, which is long; it may have one yet. `reason` says so. */
+  trySilent(request: PendingRequest, sinceMs: number, reason: string): void {
+    if (!this.hasAnsweredSince(sinceMs)) this.#stuckFor(request, reason);
+  }
+
+  /** True if any request has been answered since `sinceMs`, by the monotonic clock. */
+  hasAnsweredSince(sinceMs: number): boolean {
+    return this.#answeredMs >= sinceMs;
   }
 
   /** The request is over: `answered`, or given up by whoever made it. */
   requestOver(request: PendingRequest, answered: boolean): void {
     this.#pending.delete(request);
-    if (!request.failed || --this.#failing > 0 || !this.#cancelReport) return;
+    if (answered) this.#answeredMs = this.clock.monotonic();
+    if (!request.isStuck || --this.#stuck > 0) return;
     this.#cancelReport();
-    this.#cancelReport = null;
     const end = answered ? "serves again" : "is no longer waited for";
     this.logger.warn(`${this.where} ${end} after ${this.#seconds()} s`);
+  }
+
+  #stuckFor(request: PendingRequest, reason: string): void {
+    this.#reason = reason;
+    if (request.isStuck) return;
+    request.isStuck = true;
+    if (this.#stuck++ > 0) return;
+    this.#sinceMs = request.madeMs;
+    this.logger.warn(
+      `${this.where} does not serve: ${this.#reason}; what needs it waits, and it is tried on and on`,
+    );
+    this.#reportLater();
   }
 
   #reportLater(): void {

@@ -7,13 +7,16 @@
  * `startServing` everything is tried without end: the disk waits, it does not lie and does not forget.
  *
  * A try that passes its deadline is aborted and counts as failed: the answer may be lost, and a lost answer
- * must not hang the drive. What it asked for may have been done all the same, or may be done yet.
+ * must not hang the drive. What it asked for may have been done all the same, or may be done yet. If anything
+ * else was answered during the try, the line is slow, and the next try has twice as long; if nothing was, the
+ * bucket is away, and a longer try would only find out later that it is back.
  */
 import { type Chance, type Clock, sleep } from "../clock.ts";
 import { UnavailableError, UsageError } from "../errors.ts";
 import {
   BACKOFF_MS_BASE,
   BACKOFF_MS_MAX,
+  OUTAGE_SILENCE_MS,
   STARTUP_PATIENCE_MS,
   TRY_BYTES_PER_SECOND,
   TRY_FACTOR_MAX,
@@ -108,12 +111,14 @@ export class Retries {
   ): Promise<T> {
     let factor = 1;
     for (let failures = 0;; failures++) {
+      const begunMs = this.#clock.monotonic();
       try {
-        return await this.#try(request, factor, act, life);
+        return await this.#try(request, pending, factor, act, life);
       } catch (error) {
         life.throwIfAborted();
         if (!(error instanceof UnavailableError)) throw error;
-        if (error instanceof DeadlinePassed) factor = Math.min(factor * 2, TRY_FACTOR_MAX);
+        const isSlow = error instanceof DeadlinePassed && this.#outage.hasAnsweredSince(begunMs);
+        if (isSlow) factor = Math.min(factor * 2, TRY_FACTOR_MAX);
         const waitMs = this.#backoffMs(failures);
         if (this.#serving) this.#outage.tryFailed(pending, error);
         else this.#throwIfHopeless(error, pending.madeMs, waitMs);
@@ -126,6 +131,7 @@ export class Retries {
   /** One try. Settles at its deadline or the end of the request's life, even if `act` never does. */
   #try<T>(
     request: Request,
+    pending: PendingRequest,
     factor: number,
     act: (signal: AbortSignal) => Promise<T>,
     life: AbortSignal,
@@ -145,8 +151,10 @@ export class Retries {
             `no answer within ${Math.round(limitMs / 1000)} s to: ${request.what} (${this.#where})`,
           ),
         ));
+      const cancelNotice = this.#noticeSilence(request, pending);
       const release = () => {
         cancelDeadline();
+        cancelNotice();
         life.removeEventListener("abort", stopWithLife);
       };
       life.addEventListener("abort", stopWithLife, { once: true });
@@ -154,10 +162,21 @@ export class Retries {
     });
   }
 
+  /** Has the log say so when a try that begins now gets no answer for long. */
+  #noticeSilence({ what, bytes }: Request, pending: PendingRequest): () => void {
+    if (!this.#serving) return () => {};
+    const begunMs = this.#clock.monotonic();
+    const limitMs = OUTAGE_SILENCE_MS + transferMs(bytes);
+    return this.#clock.after(limitMs, () => {
+      const reason = `no answer for ${Math.round(limitMs / 1000)} s to: ${what} (${this.#where})`;
+      this.#outage.trySilent(pending, begunMs, reason);
+    });
+  }
+
   /** 30 s, and 64 s more for 8 MiB; see limits.ts. Starting, nobody waits 30 s for an error. */
   #limitMs(bytes: number, factor: number): number {
     const baseMs = this.#serving ? this.#tryMsBase : Math.min(this.#tryMsBase, STARTUP_PATIENCE_MS);
-    return (baseMs + bytes / TRY_BYTES_PER_SECOND * 1000) * factor;
+    return (baseMs + transferMs(bytes)) * factor;
   }
 
   /** Full jitter: clients that failed together don't come back together. */
@@ -177,4 +196,9 @@ export class Retries {
   #closedError(): UnavailableError {
     return new UnavailableError(`${this.#where} was closed while requests waited for it`);
   }
+}
+
+/** How long bytes may take on the slowest line that is still taken for one. */
+function transferMs(bytes: number): number {
+  return bytes / TRY_BYTES_PER_SECOND * 1000;
 }

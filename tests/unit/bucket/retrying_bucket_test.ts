@@ -77,7 +77,7 @@ Deno.test("waits double from 100 ms to 10 s, and chance shortens them", async ()
   }
 });
 
-Deno.test("a try without an answer ends after 30 s and its bytes, and the next has twice as long", async () => {
+Deno.test("a try without an answer ends after 30 s and its bytes", async () => {
   const { clock, inner, bucket } = setUp({ serving: true, random: 0 });
   inner.hangPutsBeforeApply(2);
   // 8 MiB at 128 KiB/s: 64 s.
@@ -86,11 +86,25 @@ Deno.test("a try without an answer ends after 30 s and its bytes, and the next h
   assertEquals(inner.counts.put.requests, 1);
   await clock.advance(1);
   assertEquals(inner.counts.put.requests, 2);
-  await clock.advance(187_999);
-  assertEquals(inner.counts.put.requests, 2);
-  await clock.advance(1);
+  // nothing else was answered: a longer try would only notice later that the bucket is back
+  await clock.advance(94_000);
   assert((await put).stored);
   assertEquals(clock.pending, 0);
+});
+
+Deno.test("on a line that serves others the next try has twice as long", async () => {
+  const { clock, inner, bucket } = setUp({ serving: true, random: 0 });
+  inner.hangPutsBeforeApply(2);
+  const put = bucket.put("a", new Uint8Array(8 << 20));
+  for (const seconds of [94, 188]) {
+    const before = inner.counts.put.requests;
+    await bucket.list("");
+    await clock.advance(seconds * 1000 - 1);
+    assertEquals(inner.counts.put.requests, before);
+    await clock.advance(1);
+    assertEquals(inner.counts.put.requests, before + 1);
+  }
+  assert((await put).stored);
 });
 
 Deno.test("a try that hangs ends even if the bucket below does not hear the signal", async () => {
@@ -188,6 +202,50 @@ Deno.test("an outage is one story in the log: begin, every 30 s, end", async () 
   assert(/^memory: serves again after \d\d s$/.test(log[3]), log[3]);
   await clock.advance(3_600_000);
   assertEquals([log.length, clock.pending], [4, 0]);
+});
+
+Deno.test("a bucket that is silent is an outage before the try is given up", async () => {
+  const { clock, log, inner, bucket } = setUp({ serving: true, random: 0 });
+  inner.hangGets(1);
+  inner.hangPutsBeforeApply(1);
+  const requests = [bucket.get("a", { offset: 0, length: 512 << 10 }), bucket.put("b", bytes)];
+  await clock.advance(10_001);
+  assertEquals(log, [
+    "memory: does not serve: no answer for 10 s to: write b (memory:); " +
+    "what needs it waits, and it is tried on and on",
+  ]);
+  await clock.advance(24_000);
+  await Promise.all(requests);
+  assertEquals(log.slice(1), ["memory: serves again after 34 s"]);
+  assertEquals(clock.pending, 0);
+});
+
+Deno.test("a silent request on a bucket that serves others is no outage until it is given up", async () => {
+  const { clock, log, inner, bucket } = setUp({ serving: true, random: 0 });
+  inner.hangPutsBeforeApply(1);
+  const put = bucket.put("b", bytes);
+  await clock.advance(5_000);
+  await bucket.get("a");
+  await clock.advance(24_999);
+  assertEquals(log, []);
+  await clock.advance(2);
+  await put;
+  assertEquals(log.length, 2);
+});
+
+Deno.test("requests that each fail in passing are no outage, however many follow each other", async () => {
+  const { clock, log, inner, bucket } = setUp({ serving: true });
+  inner.failPutsBeforeApply(5); // after 0, 100, 300, 700 and 1,500 ms
+  const stuck = bucket.put("a", bytes);
+  await clock.advance(3_100);
+  await stuck;
+  assertEquals(log.length, 2, "begin and end");
+  for (let n = 0; n < 1000; n++) {
+    inner.failGets(1);
+    void bucket.get("a");
+    await clock.advance(60); // the next one fails before this one is through
+  }
+  assertEquals(log.length, 2);
 });
 
 Deno.test("a refusal is logged at once, and a passing 503 not at all", async () => {
