@@ -121,9 +121,14 @@ export class Drive implements AsyncDisposable {
     return this.#lines.find((line) => line.startsWith("elasticdrive: ready: "))!;
   }
 
-  /** Resolves to the first line it has said, or will say, that matches. */
-  async says(pattern: RegExp): Promise<string> {
-    return await within(DEADLINE_S, `a line like ${pattern}`, this.#line(pattern));
+  /** Lines it has said so far. */
+  get lines(): readonly string[] {
+    return this.#lines;
+  }
+
+  /** Resolves to the first line it has said, or will say, that matches; of those from line `from` on. */
+  async says(pattern: RegExp, from = 0, deadlineS = DEADLINE_S): Promise<string> {
+    return await within(deadlineS, `a line like ${pattern}`, this.#line(pattern, from));
   }
 
   signal(signal: Deno.Signal): void {
@@ -181,9 +186,9 @@ export class Drive implements AsyncDisposable {
     this.#heard.resolve();
   }
 
-  async #line(pattern: RegExp): Promise<string> {
+  async #line(pattern: RegExp, from: number): Promise<string> {
     for (;;) {
-      const found = this.#lines.find((line) => pattern.test(line));
+      const found = this.#lines.find((line, at) => at >= from && pattern.test(line));
       if (found !== undefined) return found;
       if (this.#isSilent) throw new Error(`the drive has ended; it said:\n${this.stderr}`);
       await this.#heard.promise;

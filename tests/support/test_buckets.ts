@@ -66,9 +66,17 @@ let s3BucketsMade = 0;
 
 export class S3TestBucket implements TestBucket {
   readonly kind = "s3";
-  readonly bucketName = `drive-${++s3BucketsMade}`;
 
-  constructor(readonly ceph: Ceph) {}
+  constructor(
+    readonly ceph: Ceph,
+    readonly bucketName = `drive-${++s3BucketsMade}`,
+    readonly endpoint = ceph.endpoint,
+  ) {}
+
+  /** The same bucket by another way; whoever looks into it still goes the straight one. */
+  through(proxy: { endpoint: string }): S3TestBucket {
+    return new S3TestBucket(this.ceph, this.bucketName, proxy.endpoint);
+  }
 
   get name(): string {
     return `s3://${this.bucketName}`;
@@ -83,7 +91,7 @@ export class S3TestBucket implements TestBucket {
     const values = {
       AWS_ACCESS_KEY_ID: this.ceph.accessKeyId,
       AWS_SECRET_ACCESS_KEY: this.ceph.secretAccessKey,
-      ENDPOINT: this.ceph.endpoint,
+      ENDPOINT: this.endpoint,
       BUCKET: this.bucketName,
       ...other,
     };
