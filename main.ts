@@ -10,6 +10,7 @@ import { dirname, join } from "node:path";
 import { parseArgs } from "@std/cli/parse-args";
 import manifest from "./deno.json" with { type: "json" };
 import type { Bucket } from "./src/bucket/bucket.ts";
+import { ConditionalBucket } from "./src/bucket/conditional_bucket.ts";
 import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
@@ -109,7 +110,8 @@ async function openBucket(settings: Settings, logger: Logger): Promise<RetryingB
   // the AWS client takes a tenth of a second to load: only who needs it waits for it
   const { placeOf, S3Bucket } = await import("./src/bucket/s3_bucket.ts");
   const options = { ...settings, bucket: bucket.name };
-  const open = (signal: AbortSignal): Promise<Bucket> => S3Bucket.open(options, around, signal);
+  const open = async (signal: AbortSignal): Promise<Bucket> =>
+    new ConditionalBucket(await S3Bucket.open(options, around, signal));
   return await RetryingBucket.open(placeOf(options), open, around);
 }
 
@@ -243,6 +245,8 @@ try {
   const logger = stderrLogger(false);
   // a configuration with several mistakes has a line for each
   for (const line of messageOf(error).split("\n")) logger.error(line);
+  // two that start at once: one of them is fenced before it is ready
+  if (error instanceof FencedError) Deno.exit(EXIT_FENCED);
   if (!isRefusal) logger.error(`this should not happen: ${(error as Error)?.stack}`);
   Deno.exit(EXIT_REFUSED);
 }

@@ -8,10 +8,12 @@
  *  - after a `put` or `delete` is acknowledged, every `get` and `list` sees it (S3 has been strongly
  *    consistent since December 2020).
  *
+ * A store that can't decide conditions atomically is found out by `probeConditions`.
+ *
  * Failures are `UnavailableError` (nothing is known: the request may have been applied, or may yet be)
  * or `UsageError`. "No such key" and "the condition did not hold" are answers, not failures.
  */
-import { UsageError } from "../errors.ts";
+import { UnavailableError, UsageError } from "../errors.ts";
 
 /** A part of an object, in bytes. */
 export interface ByteRange {
@@ -34,6 +36,14 @@ export type PutCondition = { ifAbsent: true } | { ifMatch: string };
 
 /** What a `put` came to: stored, or refused by its condition. */
 export type PutResult = { stored: true; etag: string } | { stored: false };
+
+/** The store does not take a put with this condition, whatever is there; nothing was stored. */
+export class ConditionRefusedError extends UnavailableError {
+  override name = "ConditionRefusedError";
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, true, options);
+  }
+}
 
 /** Why a bucket is not created although it is not there. */
 export function noVolumeIn(place: string): UsageError {
@@ -65,6 +75,14 @@ export interface Bucket {
    * bucket's own prefix), in byte order: as many as one request brings. None means that there are no more.
    */
   list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<string[]>;
+  /**
+   * Finds out which conditions the store honours, by puts over `key` that it must refuse; `key` is there, and keeps its
+   * bytes. To be called once, before anything rests on conditions. From then on those that are not honoured
+   * are decided as well as they can be, which is not atomically. A bucket without it honours all of them.
+   *
+   * @returns the headers that are not honoured: "If-None-Match", "If-Match", both or, as it should be, none
+   */
+  probeConditions?(key: string, signal?: AbortSignal): Promise<string[]>;
   /** Gives back connections and handles. */
   close(): void;
 }

@@ -99,6 +99,12 @@ export class RetryingBucket implements Bucket {
     return page;
   }
 
+  async probeConditions(key: string, signal?: AbortSignal): Promise<string[]> {
+    const request = { what: `write ${key} with conditions`, bytes: 0 };
+    const probe = async (s: AbortSignal) => await this.#inner.probeConditions?.(key, s) ?? [];
+    return await this.#retries.run(request, probe, signal);
+  }
+
   /** Requests that wait reject with `UnavailableError`. */
   close(): void {
     this.#retries.close();

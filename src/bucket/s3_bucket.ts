@@ -29,12 +29,13 @@ import { UnavailableError, UsageError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import { KEYS_MAX } from "../limits.ts";
 import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
-import { noVolumeIn } from "./bucket.ts";
+import { ConditionRefusedError, noVolumeIn } from "./bucket.ts";
 import { readBody } from "./s3_body.ts";
 import { createClient, resolveRegion, type S3Options } from "./s3_client.ts";
 import {
   clockFault,
   codeOf,
+  mayRefuseCondition,
   type Operation,
   type Place,
   s3Failure,
@@ -240,12 +241,14 @@ export class S3Bucket implements Bucket {
       if (statusOf(error) === 412) return { stored: false };
       // What AWS says to If-Match on a key that is not there.
       if (condition.IfMatch && codeOf(error) === "NoSuchKey") return { stored: false };
-      const operation = { what: `write ${key}`, permission: "s3:PutObject" };
-      throw this.#failure(
-        error,
-        { ...operation, storageClass: command.input.StorageClass },
-        signal,
-      );
+      const failure = this.#failure(error, {
+        what: `write ${key}`,
+        permission: "s3:PutObject",
+        storageClass: command.input.StorageClass,
+      }, signal);
+      const isConditional = condition.IfMatch || condition.IfNoneMatch;
+      if (!isConditional || !mayRefuseCondition(error) || signal?.aborted) throw failure;
+      throw new ConditionRefusedError((failure as Error).message, { cause: error });
     }
   }
 

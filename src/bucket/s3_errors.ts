@@ -59,6 +59,16 @@ export function codeOf(error: unknown): string {
 }
 
 /**
+ * True if a store that does not know conditions may answer this to a put with one: OpenStack Swift says 501, others
+ * find an argument that they don't know, or take the method for what does not fit.
+ */
+export function mayRefuseCondition(error: unknown): boolean {
+  const status = statusOf(error);
+  const codes = ["NotImplemented", "InvalidArgument", "InvalidRequest"];
+  return status === 501 || status === 405 || (status === 400 && codes.includes(codeOf(error)));
+}
+
+/**
  * What RequestTimeTooSkewed means: this machine's clock is off, or was, and the SDK's correction is out of date.
  */
 export function clockFault(error: unknown, clock: Clock): string {

@@ -186,8 +186,11 @@ export class Lease {
   /** Looks whether the volume is still ours. @throws FencedError if the lease there has a higher epoch */
   async confirm(): Promise<void> {
     const found = await readLease(this.#bucket);
-    if (found && found.lease.epoch > this.#writer.epoch) {
-      const { holder, epoch } = found.lease;
+    if (!found) return;
+    const { holder, epoch, writer } = found.lease;
+    // an epoch is claimed by one writer, except at a store that does not honour conditions
+    const isRival = epoch === this.#writer.epoch && writer !== this.#writer.id;
+    if (epoch > this.#writer.epoch || isRival) {
       throw new FencedError(
         `another writer has taken the volume over: ${holder.host} (pid ${holder.pid}) has epoch ` +
           `${epoch}, ours is ${this.#writer.epoch}; nothing more is stored or acknowledged`,

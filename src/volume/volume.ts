@@ -21,6 +21,7 @@ import {
   DOWNLOADS_MAX,
   GET_BYTES_MAX,
   IDLE_SEGMENTS_MAX,
+  LEASE_EXPIRED_MS,
   MAP_PAGE_STRIPES,
   PATCHES_MAX,
   SEGMENT_DATA_BYTES_MAX,
@@ -339,13 +340,17 @@ export class Volume implements BlockDevice {
   }
 }
 
-/** A store that ignores `If-None-Match` can't keep two writers apart: the lease is all there is then. */
+/** Without conditions in the store two writers are kept apart by the lease, and by looks that are not atomic. */
 async function warnIfUnconditional(bucket: Bucket, logger: Logger): Promise<void> {
-  const there = await bucket.get(VOLUME_KEY);
-  const result = await bucket.put(VOLUME_KEY, there!.bytes, { ifAbsent: true });
-  if (!result.stored) return;
+  const missing = await bucket.probeConditions?.(VOLUME_KEY) ?? [];
+  if (missing.length === 0) return;
   logger.warn(
-    `${bucket.name} does not honour conditional PUTs (If-None-Match): two programs that open the ` +
-      `volume at once are kept apart by the lease alone, which is not safe against a pause`,
+    `${bucket.name} does not honour conditional PUTs (${
+      missing.join(" and ")
+    }): a second start is ` +
+      `refused as ever, but a writer that was taken for dead after ${
+        LEASE_EXPIRED_MS / 1000
+      } s, or taken over, ` +
+      `and still lives can overwrite what its successor has stored; make sure that it has ended`,
   );
 }

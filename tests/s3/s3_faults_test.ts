@@ -2,6 +2,7 @@
  * S3Bucket against answers, and silences, that a real server gives only on a bad day.
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { ConditionRefusedError, type PutCondition } from "../../src/bucket/bucket.ts";
 import { RetryingBucket } from "../../src/bucket/retrying_bucket.ts";
 import { S3Bucket, type S3Options } from "../../src/bucket/s3_bucket.ts";
 import { systemChance, systemClock } from "../../src/clock.ts";
@@ -152,6 +153,27 @@ Deno.test("S3's answers to conditions are read as AWS means them", async () => {
       const put = bucket.put("a", bytes, { ifMatch: "v1" });
       const outcome = await put.then((r) => r.stored ? "stored" : "not stored", (e) => e.message);
       assert(outcome.includes(expected), outcome);
+    });
+  }
+});
+
+Deno.test("only what says that conditions are not known is taken for a refusal of them", async () => {
+  const cases: [number, string, boolean][] = [
+    [501, "NotImplemented", true],
+    [405, "MethodNotAllowed", true],
+    [400, "InvalidArgument", true],
+    [400, "ExpiredToken", false],
+    [400, "RequestTimeout", false],
+    [403, "AccessDenied", false],
+    [409, "ConditionalRequestConflict", false],
+    [503, "SlowDown", false],
+  ];
+  for (const [status, code, isRefusal] of cases) {
+    await withFake(() => s3Error(status, code), async (bucket) => {
+      const failure = (condition?: PutCondition) =>
+        assertRejects(() => bucket.put("a", bytes, condition), UnavailableError);
+      assertEquals(await failure({ ifAbsent: true }) instanceof ConditionRefusedError, isRefusal);
+      assert(!(await failure() instanceof ConditionRefusedError), "a put without a condition");
     });
   }
 });

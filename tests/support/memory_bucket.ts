@@ -15,6 +15,7 @@ import type {
   PutCondition,
   PutResult,
 } from "../../src/bucket/bucket.ts";
+import { ConditionRefusedError } from "../../src/bucket/bucket.ts";
 import { UnavailableError } from "../../src/errors.ts";
 import { KEYS_MAX } from "../../src/limits.ts";
 
@@ -58,8 +59,11 @@ export class MemoryBucket implements Bucket {
   };
   /** Requests stopped by `hold`, oldest first. */
   readonly held: HeldRequest[] = [];
-  /** While true, conditions are not looked at, as by servers that don't know them. */
-  ignoreConditions = false;
+  /** What becomes of a put with a condition: some servers don't look at it, some refuse it. */
+  readonly conditions: Record<"ifAbsent" | "ifMatch", "honoured" | "ignored" | "refused"> = {
+    ifAbsent: "honoured",
+    ifMatch: "honoured",
+  };
   /** While set, every request fails with it: S3 is away. */
   outage: Error | null = null;
 
@@ -151,7 +155,9 @@ export class MemoryBucket implements Bucket {
     return this.#request("put", key, signal, () => {
       this.counts.put.bytes += bytes.length;
       const etag = this.objects.get(key)?.etag;
-      if (condition && !this.ignoreConditions) {
+      const way = condition && this.conditions["ifAbsent" in condition ? "ifAbsent" : "ifMatch"];
+      if (way === "refused") throw new ConditionRefusedError(`put ${key}: a condition (test)`);
+      if (condition && way === "honoured") {
         const holds = "ifAbsent" in condition ? etag === undefined : etag === condition.ifMatch;
         if (!holds) return { stored: false };
       }

@@ -99,7 +99,7 @@ export class S3TestBucket implements TestBucket {
   }
 
   objects(prefix = ""): Promise<StoredObject[]> {
-    return this.#ask(async (bucket) => {
+    return this.ask(async (bucket) => {
       const keys = await keysBelow(bucket, prefix);
       const ask = async (key: string) => {
         const { size, etag } = (await bucket.get(key, { offset: 0, length: 0 }))!;
@@ -109,7 +109,8 @@ export class S3TestBucket implements TestBucket {
     });
   }
 
-  async #ask<T>(question: (bucket: S3Bucket) => Promise<T>): Promise<T> {
+  /** Does something in it on behalf of a test. */
+  async ask<T>(question: (bucket: S3Bucket) => Promise<T>): Promise<T> {
     const { accessKeyId, secretAccessKey, endpoint } = this.ceph;
     const bucket = await S3Bucket.open({
       bucket: this.bucketName,

@@ -52,9 +52,17 @@ let openings = 0;
 
 /** Opens a volume; in a bucket given, or in a new one. */
 export async function openVolume(
+  options?: Partial<VolumeOptions>,
+  around?: { bucket?: MemoryBucket; clock?: ManualClock; host?: Host; logger?: Logger },
+): Promise<Opened>;
+export async function openVolume<B extends Bucket>(
+  options: Partial<VolumeOptions>,
+  around: { bucket: B; clock?: ManualClock; host?: Host; logger?: Logger },
+): Promise<Opened<B>>;
+export async function openVolume(
   options: Partial<VolumeOptions> = {},
-  around: { bucket?: MemoryBucket; clock?: ManualClock; host?: Host; logger?: Logger } = {},
-): Promise<Opened> {
+  around: { bucket?: Bucket; clock?: ManualClock; host?: Host; logger?: Logger } = {},
+): Promise<Opened<Bucket>> {
   const { bucket = new MemoryBucket(), clock = new ManualClock() } = around;
   const { host = hostNamed("here"), logger = silentLogger } = around;
   const failures: Error[] = [];

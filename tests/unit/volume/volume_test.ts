@@ -131,19 +131,6 @@ Deno.test("a volume.json that is damaged or of another format is refused", async
   }
 });
 
-Deno.test("a store without conditional PUT still works, and the start says what is missing", async () => {
-  const bucket = new MemoryBucket();
-  bucket.ignoreConditions = true;
-  const logger = rememberingLogger();
-  const { volume } = await openVolume({}, { bucket, logger });
-  assertStringIncludes(logger.warnings[0], "conditional PUT");
-  volume.write(0, blocks(1, 1));
-  await volume.close();
-  const { volume: next } = await openVolume({}, { bucket });
-  assertEquals(await firstBytes(next, 0, 1), [1]);
-  next.abandon();
-});
-
 Deno.test("a disk whose size is no multiple of stripe or block works to its last byte", async () => {
   const volumeBytes = 5 * 16 * KIB + BLOCK_BYTES + 100;
   const opened = await openVolume({ volumeBytes });
