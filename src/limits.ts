@@ -102,6 +102,8 @@ export const RECLAIM_BYTES_MIN = 32 * MIB;
 /** Reclaim begins when garbage is half as much as what is live, and ends when it is a third. */
 export const RECLAIM_BEGIN_SHARE = 1 / 2;
 export const RECLAIM_END_SHARE = 1 / 3;
+/** A segment of which more is live is never moved. */
+export const RECLAIM_LIVE_SHARE_MAX = 0.9;
 /** While clients are active, reclaim rests nine times as long as it worked: a tenth of the time. */
 export const RECLAIM_REST_FACTOR = 9;
 /** Segments emptied in one round, and of how many at a time the header is read. */

@@ -21,6 +21,7 @@ import {
   RECLAIM_BEGIN_SHARE,
   RECLAIM_END_SHARE,
   RECLAIM_HEADS_MAX,
+  RECLAIM_LIVE_SHARE_MAX,
   RECLAIM_REST_FACTOR,
   RECLAIM_ROUND_SEGMENTS_MAX,
   SEGMENT_DATA_BYTES_MAX,
@@ -175,7 +176,11 @@ export class Reclaimer {
   /** What there is beyond `share` of the live bytes, and beyond that share of the segments there should be. */
   #excess(share: number, segmentsShare: number): Excess {
     const { total: { storedBytes, liveBytes }, segments } = this.#contents.map;
-    const garbage = storedBytes - liveBytes;
+    let garbage = storedBytes - liveBytes;
+    for (const seq of this.#fixed) {
+      const use = segments.get(seq);
+      if (use) garbage -= use.storedBytes - use.liveBytes;
+    }
     const segmentsMax = SEGMENTS_SMALL_MAX + 4 * liveBytes / SEGMENT_DATA_BYTES_MAX;
     return {
       bytes: garbage - Math.max(this.#options.garbageBytesMin, liveBytes * share),
@@ -193,7 +198,8 @@ export class Reclaimer {
         dead.bytes += storedBytes;
         dead.segments++;
       } else if (!this.#fixed.has(seq)) {
-        movable.push([seq, excess.bytes > 0 ? liveBytes / storedBytes : liveBytes]);
+        const share = liveBytes / (excess.bytes > 0 ? storedBytes : SEGMENT_DATA_BYTES_MAX);
+        if (share < RECLAIM_LIVE_SHARE_MAX) movable.push([seq, share]);
       }
     }
     const isWorthIt = (key: keyof Excess) => excess[key] > 0 && dead[key] * 2 >= excess[key];
@@ -279,16 +285,19 @@ export class Reclaimer {
     await Promise.all([this.#fetcher.fetch(whole), this.#fetcher.fetch(part, seq)]);
   }
 
-  /** What is not here any more, or not yet, waits for another round. */
+  /** Marks what is here of the record's blocks; what is not, any more, waits for another round. */
   #markDirty({ firstBlock, blockCount }: SegmentRecord): void {
-    const { cache, zeroes, blocksPerStripe, dirtyStripesMax } = this.#contents;
+    const { cache, blocksPerStripe, dirtyStripesMax } = this.#contents;
     const slot = cache.find(Math.floor(firstBlock / blocksPerStripe));
-    const first = firstBlock % blocksPerStripe;
-    if (slot < 0 || !cache.allValid(slot, first, blockCount)) return;
+    if (slot < 0) return;
+    const isBase = blockCount === blocksPerStripe;
+    if (isBase && !cache.allValid(slot, 0, blocksPerStripe)) return;
     const isNew = !cache.hasDirty(slot);
     if (isNew && cache.dirtySlots.size + cache.sealedStripes >= dirtyStripesMax) return;
-    cache.setDirty(slot, first, blockCount);
-    zeroes.pending.remove(firstBlock, firstBlock + blockCount);
+    const first = firstBlock % blocksPerStripe;
+    for (let block = first; block < first + blockCount; block++) {
+      if (cache.isValid(slot, block)) cache.setDirty(slot, block, 1);
+    }
   }
 
   async #roomFor(stripes: number): Promise<void> {

@@ -14,7 +14,7 @@
  * replay alike.
  *
  * Invariants (`checkInvariants`): a segment's live bytes are the sum of what bases and patches hold of it; a patch
- * never covers a whole stripe, nor is one covered whole by a single newer one.
+ * never covers a whole stripe; of every base and patch at least one block is read, because none newer covers it.
  */
 import { MAP_PAGE_STRIPES, PATCHES_MAX, STRIPE_PATCHES_MAX } from "../limits.ts";
 import { RECORD_DATA, RECORD_PREFIX_BYTES, type SegmentRecord } from "./segment.ts";
@@ -99,9 +99,12 @@ export class StripeMap {
   readonly total: SegmentUse = { storedBytes: 0, liveBytes: 0 };
 
   readonly #blocksPerStripe: number;
+  /** By block of a stripe: used within a call only. */
+  readonly #covered: Uint8Array;
 
   constructor(blocksPerStripe: number) {
     this.#blocksPerStripe = blocksPerStripe;
+    this.#covered = new Uint8Array(blocksPerStripe);
   }
 
   isMapped(stripe: number): boolean {
@@ -248,17 +251,23 @@ export class StripeMap {
     page.patches.delete(index);
   }
 
+  /** Adds a patch above the others, and drops what no block is read from any more. */
   #addPatch(page: MapPage, index: number, patch: Patch): void {
     const older = page.patches.get(index) ?? [];
-    const kept = older.filter((other) => {
-      const covered = patch.firstBlock <= other.firstBlock &&
-        other.firstBlock + other.blockCount <= patch.firstBlock + patch.blockCount;
-      if (covered) this.#account(other.place, -1);
-      return !covered;
-    });
-    kept.push(patch);
+    const covered = this.#covered.fill(0);
+    const kept: Patch[] = [];
+    for (let at = older.length; at >= 0; at--) {
+      const each = older[at] ?? patch;
+      const end = each.firstBlock + each.blockCount;
+      if (covered.subarray(each.firstBlock, end).includes(0)) kept.push(each);
+      else this.#account(each.place, -1);
+      covered.fill(1, each.firstBlock, end);
+    }
     this.patchCount += kept.length - older.length;
-    page.patches.set(index, kept);
+    page.patches.set(index, kept.reverse());
+    if (!page.hasBase(index) || covered.includes(0)) return;
+    this.#account(page.base(index), -1);
+    page.setBase(index, null);
   }
 
   #account(place: Place | null, sign: 1 | -1): void {
@@ -281,8 +290,9 @@ export class StripeMap {
     };
     for (const page of this.pages.values()) {
       for (let index = 0; index < MAP_PAGE_STRIPES; index++) add(page.base(index));
-      for (const patches of page.patches.values()) {
+      for (const [index, patches] of page.patches) {
         patchCount += patches.length;
+        this.#checkVisible(patches, page.hasBase(index));
         for (const patch of patches) {
           add(patch.place);
           if (patch.blockCount >= this.#blocksPerStripe) {
@@ -310,6 +320,16 @@ export class StripeMap {
     if (`${sums[0]}` !== `${sums[1]}`) {
       throw new Error(`map: totals are ${sums[1]}, not ${sums[0]}`);
     }
+  }
+
+  #checkVisible(patches: Patch[], hasBase: boolean): void {
+    const covered = this.#covered.fill(0);
+    for (const { firstBlock, blockCount } of patches.toReversed()) {
+      const range = covered.subarray(firstBlock, firstBlock + blockCount);
+      if (!range.includes(0)) throw new Error("a patch that no block is read from");
+      range.fill(1);
+    }
+    if (hasBase && !covered.includes(0)) throw new Error("a base that no block is read from");
   }
 }
 

@@ -64,7 +64,7 @@ export interface VolumeOptions {
   readaheadBytes: number;
   /** A change is on its way to the bucket when it is so old, flushed or not. */
   flushAfterMs: number;
-  /** Bytes that nothing needs any more and that are left where they are. */
+  /** Bytes that nothing needs any more and that are left where they are; 4,096 at least, for reclaim makes some itself. */
   garbageBytesMin: number;
   /** Fence a writer that seems to live, instead of refusing to start. */
   takeover: boolean;

@@ -80,7 +80,7 @@ class Simulation implements World {
       uploads: 1 + seed.below(4),
       readaheadBytes: seed.pick([0, 1 << 20]),
       flushAfterMs: 5000,
-      garbageBytesMin: seed.pick([0, 0, 16384, RECLAIM_BYTES_MIN]),
+      garbageBytesMin: seed.pick([4096, 4096, 16384, RECLAIM_BYTES_MIN]),
       ioTimeoutMs: seed.pick([undefined, undefined, undefined, 4000]),
       takeover: false,
     };

@@ -1,0 +1,242 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { DamageError, FencedError } from "../../../src/errors.ts";
+import { BLOCK_BYTES, CHECKPOINT_MS } from "../../../src/limits.ts";
+import { listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
+import { segmentKey } from "../../../src/volume/segment.ts";
+import { StripeMap } from "../../../src/volume/stripe_map.ts";
+import { ManualClock, settle } from "../../support/manual_clock.ts";
+import type { MemoryBucket } from "../../support/memory_bucket.ts";
+import {
+  blocks,
+  firstBytes,
+  logKeys,
+  type Opened,
+  openVolume,
+  OPTIONS,
+  readBytes,
+  rememberingLogger,
+  reopenAfterCrash,
+} from "./open_volume.ts";
+
+const STRIPES = 64;
+const BLOCKS_PER_STRIPE = 4;
+const STRIPE_BYTES = BLOCKS_PER_STRIPE * BLOCK_BYTES;
+/** Nearly any garbage is worth it. */
+const EAGER = { garbageBytesMin: 4096 };
+
+function logBytes(bucket: MemoryBucket): number {
+  return logKeys(bucket).reduce((sum, key) => sum + bucket.objects.get(key)!.bytes.length, 0);
+}
+
+/** lru-cache takes the time 0 for "never". */
+async function lateClock(): Promise<ManualClock> {
+  const clock = new ManualClock();
+  await clock.advance(1);
+  return clock;
+}
+
+/** Writes `blockCount` blocks of `value` at a block and flushes: a segment of its own. */
+async function put({ volume }: Opened, block: number, blockCount: number, value: number) {
+  await volume.write(block * BLOCK_BYTES, blocks(blockCount, value));
+  await volume.flush();
+}
+
+/** Lets reclaim do all it wants to, resting included. */
+async function untilQuiet({ clock, bucket }: Opened) {
+  for (let seen = -1; seen !== bucket.counts.put.requests;) {
+    seen = bucket.counts.put.requests;
+    for (let i = 0; i < 20; i++) await settle();
+    await clock.advance(1000);
+  }
+}
+
+/** The newest checkpoint's map. */
+async function storedMap(bucket: MemoryBucket): Promise<StripeMap> {
+  const map = new StripeMap(BLOCKS_PER_STRIPE);
+  await loadCheckpoint(bucket, (await listCheckpoints(bucket))[0], map);
+  return map;
+}
+
+Deno.test("a disk that is written over and over takes hardly more than it holds", async () => {
+  const opened = await openVolume(EAGER);
+  const values = new Array(STRIPES * BLOCKS_PER_STRIPE).fill(0);
+  for (let round = 1; round <= 20; round++) {
+    for (let i = 0; i < STRIPES / 4; i++) {
+      const stripe = (i * 29 + round * 7) % STRIPES;
+      const first = stripe * BLOCKS_PER_STRIPE + round % 2;
+      const count = BLOCKS_PER_STRIPE - round % 2;
+      await put(opened, first, count, round);
+      values.fill(round, first, first + count);
+    }
+  }
+  await untilQuiet(opened);
+  opened.volume.checkInvariants();
+  const live = STRIPES * STRIPE_BYTES;
+  assert(logBytes(opened.bucket) < 1.6 * live, `${logBytes(opened.bucket)} bytes for ${live}`);
+  const { volume } = await reopenAfterCrash(opened);
+  assertEquals(await firstBytes(volume, 0, values.length), values);
+});
+
+Deno.test("what is trimmed is given back, and with the whole disk trimmed nothing is left but claims", async () => {
+  const opened = await openVolume(EAGER);
+  for (let stripe = 0; stripe < 8; stripe++) await put(opened, stripe * 4, 4, 1 + stripe);
+  await opened.volume.trim(0, OPTIONS.volumeBytes!);
+  await opened.volume.flush();
+  await untilQuiet(opened);
+  const map = await storedMap(opened.bucket);
+  assertEquals(map.total.liveBytes, 0);
+  const rest = logKeys(opened.bucket).filter((key) => !map.claims.has(Number(key.slice(4))));
+  assert(rest.length <= 2, `left are ${rest}`);
+});
+
+Deno.test("a segment in which something is live is not deleted before that has moved", async () => {
+  const opened = await openVolume({ ...EAGER, cacheStripes: 64 });
+  await opened.volume.write(0, blocks(32, 1));
+  await opened.volume.flush(); // eight stripes in one segment
+  const [, first] = logKeys(opened.bucket);
+  opened.bucket.hold("delete");
+  await put(opened, 4, 28, 2); // seven of them once more
+  await untilQuiet(opened);
+  const { volume } = await openVolume({}, { bucket: opened.bucket.copy() });
+  assertEquals(await firstBytes(volume, 0, 5), [1, 1, 1, 1, 2]);
+  opened.bucket.release("delete");
+  await put(opened, 100, 1, 3);
+  await untilQuiet(opened);
+  assert(!opened.bucket.objects.has(first), `${first} is still there`);
+  const after = await reopenAfterCrash(opened);
+  assertEquals(await firstBytes(after.volume, 0, 5), [1, 1, 1, 1, 2]);
+});
+
+Deno.test("a crash at any request of a reclaim loses nothing, and the next opening ends it", async () => {
+  const values = (opened: Opened) => firstBytes(opened.volume, 0, 64);
+  const fill = async () => {
+    const opened = await openVolume({ garbageBytesMin: 1e9 });
+    for (let round = 1; round <= 6; round++) {
+      for (let at = 0; at < 64; at += 8) await put(opened, at + round % 3, 5, round * 10 + at / 8);
+    }
+    return opened;
+  };
+  const expected = await values(await fill());
+  let ended = false;
+  for (let stopAfter = 1; !ended; stopAfter++) {
+    const opened = await fill();
+    const eager = await reopenAfterCrash(opened, EAGER);
+    const countOf = ({ counts }: MemoryBucket) =>
+      counts.put.requests + counts.get.requests + counts.delete.requests + counts.list.requests;
+    const until = countOf(eager.bucket) + stopAfter;
+    ended = true;
+    for (let turns = 0; turns < 200; turns++) {
+      if (countOf(eager.bucket) >= until) {
+        ended = false;
+        break;
+      }
+      await settle();
+    }
+    const after = await reopenAfterCrash(eager, EAGER);
+    assertEquals(await values(after), expected, `after ${stopAfter} requests`);
+    await untilQuiet(after);
+    await after.volume.close();
+    const map = await storedMap(after.bucket);
+    const [, older] = await listCheckpoints(after.bucket);
+    for (const key of logKeys(after.bucket)) {
+      const seq = Number(key.slice(4));
+      if (seq > older || map.claims.has(seq)) continue;
+      assert(map.segments.get(seq)!.liveBytes > 0, `${key} is left after ${stopAfter} requests`);
+    }
+  }
+});
+
+Deno.test("a writer that slept through the reclaim of its successor still finds its number taken", async () => {
+  const sleeper = await openVolume();
+  await put(sleeper, 0, 4, 1);
+  const successor = await openVolume(EAGER, { bucket: sleeper.bucket });
+  for (let value = 2; value < 30; value++) await put(successor, 0, 4, value);
+  await untilQuiet(successor);
+  assert(!sleeper.bucket.objects.has(segmentKey(2)), "reclaim has not come so far");
+  await sleeper.volume.write(0, blocks(4, 99));
+  await assertRejects(async () => await sleeper.volume.flush(), FencedError);
+  assertEquals(await firstBytes(successor.volume, 0, 1), [29]);
+});
+
+Deno.test("a fenced writer that looks for a segment which is gone hears that it is fenced", async () => {
+  const sleeper = await openVolume({ cacheTtlMs: 1 }, { clock: await lateClock() });
+  await put(sleeper, 0, 4, 1);
+  await sleeper.clock.advance(10);
+  const successor = await openVolume(EAGER, { bucket: sleeper.bucket });
+  for (let value = 2; value < 30; value++) await put(successor, 0, 4, value);
+  await untilQuiet(successor);
+  await assertRejects(() => readBytes(sleeper.volume, 0, 4096), FencedError);
+  assert(sleeper.failures[0] instanceof FencedError);
+});
+
+Deno.test("a read that was under way when its segment was deleted gets what was written since", async () => {
+  const opened = await openVolume({ ...EAGER, cacheTtlMs: 1 }, { clock: await lateClock() });
+  await put(opened, 0, 4, 1);
+  await opened.clock.advance(10);
+  opened.bucket.hold("get");
+  const target = new Uint8Array(BLOCK_BYTES);
+  const read = opened.volume.read(0, target);
+  await opened.bucket.untilHeld(1);
+  const held = [...opened.bucket.held];
+  for (let value = 2; value < 10; value++) await put(opened, 0, 4, value);
+  for (let i = 0; i < 400 && opened.bucket.objects.has(segmentKey(2)); i++) {
+    for (const request of opened.bucket.held.filter((other) => !held.includes(other))) {
+      request.release();
+    }
+    await opened.clock.advance(1000);
+  }
+  assert(!opened.bucket.objects.has(segmentKey(2)), "the segment was not deleted");
+  opened.bucket.release("get");
+  await read;
+  assertEquals(target[0], 9);
+});
+
+Deno.test("a damaged segment stays where it is, and what is in order in others moves", async () => {
+  const logger = rememberingLogger();
+  const clock = await lateClock();
+  const opened = await openVolume({ ...EAGER, cacheTtlMs: 1 }, { logger, clock });
+  await opened.volume.write(0, blocks(16, 1));
+  await opened.volume.flush();
+  const [, damaged] = logKeys(opened.bucket);
+  await opened.clock.advance(10);
+  opened.bucket.flipBit(damaged, 8 * 5000);
+  for (let value = 2; value < 12; value++) await put(opened, 4, 12, value);
+  await untilQuiet(opened);
+  assert(logger.warnings.some((line) => line.includes(damaged) && line.includes("reclaim leaves")));
+  assert(opened.bucket.objects.has(damaged));
+  await assertRejects(() => readBytes(opened.volume, 0, 4096), DamageError);
+  assertEquals(await firstBytes(opened.volume, 4, 12), new Array(12).fill(11));
+  assert(logKeys(opened.bucket).length < 8, `left are ${logKeys(opened.bucket)}`);
+});
+
+Deno.test("objects of the log that no table knows are swept away at an opening's first checkpoint", async () => {
+  const opened = await openVolume(EAGER);
+  for (let value = 1; value < 8; value++) await put(opened, 0, 4, value);
+  await untilQuiet(opened);
+  await opened.volume.close();
+  const gone = segmentKey(2);
+  assert(!opened.bucket.objects.has(gone), "reclaim has not come so far");
+  // a put of the first writer, which was on its way all the time
+  await opened.bucket.put(gone, new Uint8Array(100), { ifAbsent: true });
+  const next = await openVolume(EAGER, { bucket: opened.bucket });
+  await put(next, 8, 4, 1);
+  await next.clock.advance(CHECKPOINT_MS);
+  await untilQuiet(next);
+  assert(!opened.bucket.objects.has(gone), `${gone} is still there`);
+});
+
+Deno.test("while clients are active, reclaim rests nine times as long as it worked", async () => {
+  const { clock, bucket, volume } = await openVolume(EAGER);
+  bucket.hold("put");
+  let [workedMs, restedMs] = [0, 0];
+  for (let ms = 0; ms < 20_000; ms += 10) {
+    await volume.write(0, blocks(4, 1 + ms % 200)); // each time four blocks of garbage
+    volume.flush();
+    await clock.advance(10); // which is what every put takes
+    if (bucket.held.some(({ key }) => /^(map|checkpoint)/.test(key))) workedMs += 10;
+    else restedMs += 10;
+    for (const request of [...bucket.held]) request.release();
+  }
+  assert(workedMs > 100, `worked ${workedMs} ms in all`);
+  assert(restedMs > 8 * workedMs, `worked ${workedMs} ms, rested ${restedMs}`);
+});
