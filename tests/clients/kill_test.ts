@@ -1,82 +1,324 @@
-/** kill -9 while clients write: nothing that was flushed is lost, and the disk is as it was at one moment. */
+/**
+ * kill -9, again and again: nothing that was flushed is lost, and the disk is as it was at one moment.
+ *
+ * A round lets a client work, kills the drive at a random moment of its work, of its stop or of its opening, starts
+ * it again, without a wait and without a flag, and looks at the whole disk. What a round leaves the next one goes on
+ * with. The moments are chosen by a seed that a failure names; `KILL_SEED=N` chooses the same ones again.
+ */
 import { assert, assertEquals } from "@std/assert";
-import { copyOut, Drive } from "../support/drive.ts";
+import { Seed } from "../simulation/seed.ts";
+import { DiskHistory } from "../support/disk_history.ts";
+import { configText, copyOut, Drive, type DriveOptions, PROGRAM } from "../support/drive.ts";
+import { NbdWitness } from "../support/nbd_witness.ts";
 import { run, within } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
-import { type TestBucket, testInBothBuckets, testInDirectory } from "../support/test_buckets.ts";
+import {
+  type TestBucket,
+  testInBothBuckets,
+  testInDirectory,
+  testInS3,
+} from "../support/test_buckets.ts";
 import { TextLineStream } from "../support/text_lines.ts";
 
+const SEED = Number(Deno.env.get("KILL_SEED") ?? Date.now() % 1e6);
 const CRASH_WRITER = new URL("../support/crash_writer.py", import.meta.url).pathname;
 const PYTHON = "/usr/bin/python3";
+const MIB = 16;
+/** Then a new one is made, in another place of the same bucket and of another shape. */
+const ROUNDS_OF_A_VOLUME = 10;
+
+/** A client at work on a drive. */
+interface Work {
+  /** Settles when the first flush was answered. */
+  begun: Promise<void>;
+  /** Settles when the client has seen that the drive is gone. */
+  ended: Promise<void>;
+  /** Throws if a disk that was opened again is not as it may be; `wasClean` if the drive came to stop in good order. */
+  check(reopened: Drive, wasClean: boolean): Promise<void>;
+}
+
+/** A kind of client, with what it knows of the disk. */
+interface Client {
+  start(drive: Drive, seed: Seed): Promise<Work>;
+}
+
+/** Our own: every block says which change wrote it. */
+class CrashWriter implements Client {
+  /** @param flushEvery 30 changes are 700 KiB or so, 3,000 more than may be dirty; 0 for one by lot */
+  private constructor(private readonly base: string, private readonly flushEvery: number) {}
+
+  static async make(scratch: Scratch, flushEvery = 0): Promise<Client> {
+    return new CrashWriter(await scratch.hole("base", MIB), flushEvery);
+  }
+
+  // deno-lint-ignore require-await
+  async start(drive: Drive, seed: Seed): Promise<Work> {
+    const ownSeed = String(seed.below(1e9));
+    const flushEvery = this.flushEvery || seed.pick([1, 7, 30, 200, 1000, 3000]);
+    const args = [CRASH_WRITER, "write", drive.uri, ownSeed, String(flushEvery)];
+    const writer = new Deno.Command(PYTHON, { args, stdin: "null", stdout: "piped" }).spawn();
+    const last = { flushed: 0, made: 0, issued: 0 };
+    const begun = Promise.withResolvers<void>();
+    const listen = async () => {
+      for await (const line of writer.stdout.pipeThrough(new TextLineStream())) {
+        const [what, number] = line.split(" ");
+        last[what as keyof typeof last] = Number(number);
+        if (what === "flushed") begun.resolve();
+      }
+      assert((await writer.status).success, "the writer failed");
+    };
+    const check = async (reopened: Drive, wasClean: boolean) => {
+      const stored = String(wasClean ? last.made : last.flushed);
+      const numbers = [this.base, stored, String(last.issued)];
+      await run(PYTHON, [CRASH_WRITER, "check", reopened.uri, ownSeed, ...numbers]);
+    };
+    return { begun: begun.promise, ended: listen(), check };
+  }
+}
+
+/** Somebody else's: a witness in between notes what was asked and answered. */
+abstract class WitnessedClient implements Client {
+  #disk = new Uint8Array(MIB << 20);
+
+  constructor(protected readonly scratch: Scratch) {}
+
+  /** Runs the program until the drive is gone. */
+  protected abstract work(through: NbdWitness, seed: Seed): Promise<void>;
+
+  async start(drive: Drive, seed: Seed): Promise<Work> {
+    const history = new DiskHistory(this.#disk);
+    const witness = await NbdWitness.of(drive, history);
+    const ended = async () => {
+      await this.work(witness, seed);
+      await witness[Symbol.asyncDispose]();
+    };
+    const check = async (reopened: Drive, wasClean: boolean) => {
+      if (wasClean) history.stopped();
+      await copyOut(reopened, this.scratch.file("found"));
+      this.#disk = await Deno.readFile(this.scratch.file("found"));
+      history.check(this.#disk);
+    };
+    return { begun: history.begun, ended: ended(), check };
+  }
+
+  /** Runs a program; it fails when the drive goes. */
+  protected async run(program: string, args: string[]): Promise<boolean> {
+    const silent = { stdin: "null", stdout: "null", stderr: "null" } as const;
+    return (await new Deno.Command(program, { args, ...silent }).output()).success;
+  }
+}
+
+class Fio extends WitnessedClient {
+  protected async work({ uri }: NbdWitness, seed: Seed): Promise<void> {
+    const rw = seed.pick(["randwrite", "write"]);
+    const fsync = seed.pick([1, 8, 64]);
+    const load = [`--rw=${rw}`, `--fsync=${fsync}`, `--randseed=${seed.below(1e9)}`];
+    const shape = ["--bssplit=4k/50:16k/30:64k/20", `--size=${MIB}M`, "--iodepth=16"];
+    const endless = ["--time_based", "--runtime=600", "--refill_buffers", "--thread"];
+    const where = ["--name=killed", "--ioengine=nbd", `--uri=${uri}`];
+    assert(!await this.run("fio", [...where, ...load, ...shape, ...endless]), "fio came to an end");
+  }
+}
+
+class Nbdcopy extends WitnessedClient {
+  static async make(scratch: Scratch): Promise<Client> {
+    await scratch.random("full", MIB);
+    const sparse = await scratch.random("sparse", MIB);
+    await run("fallocate", ["--punch-hole", "--offset=4M", "--length=5M", sparse]);
+    return new Nbdcopy(scratch);
+  }
+
+  protected async work(through: NbdWitness, seed: Seed): Promise<void> {
+    const size = `--request-size=${seed.pick([4096, 65536, 262144])}`;
+    const options = [size, "--connections=4", "--requests=16", "--flush"];
+    for (let n = 0; !through.isDriveGone; n++) {
+      const image = this.scratch.file(n % 2 ? "full" : "sparse");
+      await this.run("nbdcopy", [...options, image, through.uri]);
+    }
+  }
+}
+
+// ---- moments
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+type Death = (drive: Drive, round: Round) => Promise<void>;
+
+/** Each ends with the drive gone, if not by the kill. */
+const deaths = {
+  async "at work"(drive, { seed }) {
+    await pause(seed.below(500));
+    drive.signal("SIGKILL");
+  },
+
+  async "while it stops"(drive, { seed }) {
+    await pause(seed.below(300));
+    drive.signal("SIGTERM");
+    await pause(seed.below(100));
+    killIfAlive(drive);
+  },
+
+  async "while it stores a checkpoint to stop"(drive, round) {
+    await pause(round.seed.below(300));
+    const seen = untilCheckpoint(drive, round);
+    drive.signal("SIGTERM");
+    await seen;
+    killIfAlive(drive);
+  },
+
+  /** 1,000 segments after the last one. */
+  async "while it stores a checkpoint at work"(drive, round) {
+    await untilCheckpoint(drive, round);
+    drive.signal("SIGKILL");
+  },
+} satisfies Record<string, Death>;
+
+const LOT: (keyof typeof deaths)[] = [
+  ...new Array(5).fill("at work"),
+  ...new Array(2).fill("while it stops"),
+  ...new Array(2).fill("while it stores a checkpoint to stop"),
+];
+
+/** Until the first object of a checkpoint is there, whose root is stored when all are; or the drive is gone. */
+async function untilCheckpoint(drive: Drive, { bucket, prefix }: Round): Promise<void> {
+  const keys = async () => (await bucket.objects(`${prefix}map/`)).map(({ key }) => key).join();
+  const before = await keys();
+  while (!drive.hasEnded && await keys() === before) await pause(0);
+}
+
+function killIfAlive(drive: Drive): void {
+  try {
+    drive.signal("SIGKILL");
+  } catch { /* it had stopped before */ }
+}
+
+/** Starts the program and kills it after so long. */
+async function killWhileOpening(options: DriveOptions, afterMs: number): Promise<void> {
+  await using scratch = await Scratch.make();
+  const config = await scratch.write("config.ini", configText(options));
+  const silent = { stdin: "null", stdout: "null", stderr: "null" } as const;
+  const args = ["-c", config];
+  const child = new Deno.Command(PROGRAM, { args, cwd: scratch.path, ...silent }).spawn();
+  await pause(afterMs);
+  child.kill("SIGKILL");
+  assertEquals((await child.status).signal, "SIGKILL");
+}
+
+// ---- rounds
 
 interface Round {
-  /** Changes between two flushes: 30 are 700 KiB or so, 1,000 a batch of three segments. */
-  flushEvery: number;
-  /** The kill comes at this flush, give or take what the drive does while the news travel. */
-  killAtFlush: number;
-  /** In stripes; a small one makes writes wait for uploads. */
-  cachesize: number;
+  bucket: TestBucket;
+  prefix: string;
+  seed: Seed;
 }
 
-/** Kills the drive while it is written to; gives the last flush that was answered and the last change sent. */
-async function writeUntilKilled(drive: Drive, seed: number, round: Round) {
-  const args = [CRASH_WRITER, "write", drive.uri, String(seed), String(round.flushEvery)];
-  const command = new Deno.Command(PYTHON, { args, stdin: "null", stdout: "piped" });
-  const writer = command.spawn();
-  const last = { flushed: 0, issued: 0 };
-  let flushes = 0;
-  for await (const line of writer.stdout.pipeThrough(new TextLineStream())) {
-    const [what, number] = line.split(" ");
-    last[what as keyof typeof last] = Number(number);
-    if (what === "flushed" && ++flushes === round.killAtFlush) drive.signal("SIGKILL");
-  }
-  assert((await writer.status).success, "the writer failed");
-  assertEquals(await drive.exit(), -1, drive.stderr);
-  assert(flushes >= round.killAtFlush && last.issued >= last.flushed, JSON.stringify(last));
-  return last;
-}
-
-/** Each round goes on with what the crash before has left. */
-async function crashAgainAndAgain(bucket: TestBucket, rounds: Round[]): Promise<void> {
-  await using scratch = await Scratch.make();
-  const base = await scratch.hole("base", 48);
-  for (const [index, round] of rounds.entries()) {
-    const seed = 1000 + index;
-    const server = { cachesize: round.cachesize, flushafter: index % 2 ? 0.1 : 5 };
-    await using drive = await Drive.start({ bucket, size: "48M", server });
-    const { flushed, issued } = await writeUntilKilled(drive, seed, round);
-    await using reopened = await Drive.start({ bucket });
-    const numbers = [flushed, issued].map(String);
-    await run(PYTHON, [CRASH_WRITER, "check", reopened.uri, String(seed), base, ...numbers]);
-    await copyOut(reopened, base);
-    await reopened.stopClean();
+/** Kills so many times. @throws naming seed and round */
+async function killAgainAndAgain(
+  bucket: TestBucket,
+  rounds: number,
+  makeClient: (scratch: Scratch) => Promise<Client>,
+  lot = LOT,
+): Promise<void> {
+  const seed = new Seed(SEED);
+  for (let first = 0; first < rounds; first += ROUNDS_OF_A_VOLUME) {
+    await using scratch = await Scratch.make();
+    const client = await makeClient(scratch);
+    await using volume = new KilledVolume({ bucket, prefix: `disks/${first}/`, seed }, client);
+    for (let n = first; n < Math.min(rounds, first + ROUNDS_OF_A_VOLUME); n++) {
+      const death = seed.pick(lot);
+      try {
+        await volume.round(deaths[death]);
+      } catch (error) {
+        const where = `KILL_SEED=${SEED}, round ${n}, killed ${death}`;
+        throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+    await volume.end();
   }
 }
 
-const round = (flushEvery: number, killAtFlush: number, cachesize = 1024): Round => ({
-  flushEvery,
-  killAtFlush,
-  cachesize,
-});
+class KilledVolume implements AsyncDisposable {
+  readonly #shape: Record<string, string>;
+  readonly #cachesizes: number[];
+  #drive: Drive | null = null;
+  #openingMs = 0;
+
+  constructor(private readonly around: Round, private readonly client: Client) {
+    // caches of 2 to 64 MiB, so that a change is never more than a quarter of one
+    const [stripe, ...cachesizes] = around.seed.pick([[4096, 512, 4096], [65536, 32, 128, 1024], [
+      1 << 20,
+      16,
+      64,
+    ]]);
+    this.#shape = { PREFIX: around.prefix, STRIPE: String(stripe) };
+    this.#cachesizes = cachesizes;
+  }
+
+  async round(die: Death): Promise<void> {
+    const { seed } = this.around;
+    const drive = this.#drive ?? await this.#open();
+    const work = await this.client.start(drive, seed);
+    await within(60, "the first flush", work.begun);
+    await die(drive, this.around);
+    const code = await drive.exit();
+    assert(code === -1 || code === 0, `ended with ${code}: ${drive.stderr}`);
+    await within(60, "the end of the client", work.ended);
+    await drive[Symbol.asyncDispose]();
+    while (seed.chance(0.25)) await killWhileOpening(this.#options(), seed.below(this.#openingMs));
+    const reopened = await this.#open();
+    assert(!reopened.stderr.includes("warning"), reopened.stderr);
+    await work.check(reopened, code === 0);
+    if (seed.chance(0.5)) return; // the next round finds its cache as the check has left it
+    await reopened.kill();
+    await reopened[Symbol.asyncDispose]();
+    this.#drive = null;
+  }
+
+  async end(): Promise<void> {
+    this.#drive ??= await this.#open();
+    await this.#drive.stopClean();
+  }
+
+  async #open(): Promise<Drive> {
+    const startMs = performance.now();
+    this.#drive = await Drive.start(this.#options());
+    this.#openingMs = performance.now() - startMs;
+    return this.#drive;
+  }
+
+  #options(): DriveOptions {
+    const { bucket, seed } = this.around;
+    const server = { cachesize: seed.pick(this.#cachesizes), flushafter: seed.pick([0.1, 5]) };
+    return { bucket, size: `${MIB}M`, s3: this.#shape, server };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#drive?.[Symbol.asyncDispose]();
+  }
+}
+
+// deno-lint-ignore require-await
+const makeFio = async (scratch: Scratch) => new Fio(scratch);
 
 testInDirectory({
-  "after kill -9 the disk is as it was at one moment, not before the last flush": (bucket) =>
-    crashAgainAndAgain(bucket, [
-      round(7, 150),
-      round(30, 60),
-      round(30, 41, 128),
-      round(200, 33, 256),
-      round(1000, 80, 1024),
-      round(2500, 101, 512),
-      round(3000, 47, 128),
-      round(1, 300),
+  "60 times kill -9 under our own writer": (bucket) =>
+    killAgainAndAgain(bucket, 60, (scratch) => CrashWriter.make(scratch)),
+  "2 times kill -9 while a long log becomes a checkpoint": (bucket) =>
+    killAgainAndAgain(bucket, 2, (scratch) => CrashWriter.make(scratch, 1), [
+      "while it stores a checkpoint at work",
     ]),
+  "25 times kill -9 under fio": (bucket) => killAgainAndAgain(bucket, 25, makeFio),
+  "15 times kill -9 under nbdcopy": (bucket) => killAgainAndAgain(bucket, 15, Nbdcopy.make),
+});
+
+testInS3({
+  "12 times kill -9 under our own writer": (bucket) =>
+    killAgainAndAgain(bucket, 12, (scratch) => CrashWriter.make(scratch)),
+  "5 times kill -9 under fio": (bucket) => killAgainAndAgain(bucket, 5, makeFio),
+  "3 times kill -9 under nbdcopy": (bucket) => killAgainAndAgain(bucket, 3, Nbdcopy.make),
 });
 
 testInBothBuckets({
-  "kill -9 again and again loses nothing that was flushed": (bucket) =>
-    crashAgainAndAgain(bucket, [round(30, 25), round(1500, 60, 256)]),
-
   "a drive that was killed starts again at once, without being told to": async (bucket) => {
     await using first = await Drive.start({ bucket, size: "64M" });
     await first.kill();
@@ -85,52 +327,4 @@ testInBothBuckets({
     assert(!second.stderr.includes("warning"), second.stderr);
     await second.stopClean();
   },
-
-  "kill -9 in the middle of fio: what was flushed is there, and no write is torn": async (
-    bucket,
-  ) => {
-    const fio = [
-      "--verify_state_save=0",
-      "--ioengine=nbd",
-      "--randseed=4711",
-      "--iodepth=16",
-      "--bs=16k",
-      "--do_verify=0",
-    ];
-    const flushed = [...fio, "--name=flushed", "--rw=randwrite", "--verify=crc32c", "--size=32M"];
-    // Each write is filled with its offset, so that it is there whole or, as before, all zeroes.
-    const pattern = ["--verify=pattern", "--verify_pattern=%o"];
-    const killed = [...fio, ...pattern, "--name=killed", "--offset=64M", "--size=64M"];
-    const endless = ["--rw=randwrite", "--time_based", "--runtime=600", "--fsync=40"];
-
-    await using drive = await Drive.start({ bucket, size: "128M", server: { cachesize: 256 } });
-    await run("fio", [...flushed, `--uri=${drive.uri}`, "--end_fsync=1"]);
-    const options = { args: [...killed, ...endless, `--uri=${drive.uri}`] };
-    const output = { stdout: "null", stderr: "null" } as const;
-    const client = new Deno.Command("fio", { ...options, ...output }).spawn();
-    const before = (await bucket.objects("log/")).length;
-    while ((await bucket.objects("log/")).length < before + 10);
-    await drive.kill();
-    assert(!(await client.status).success, "fio did not notice");
-
-    await using reopened = await Drive.start({ bucket });
-    await run("fio", [...flushed, `--uri=${reopened.uri}`, "--verify_only", "--verify_fatal=1"]);
-    await assertOffsetsOrZeroes(reopened, 64 << 20);
-    await reopened.stopClean();
-  },
 });
-
-/** From `begin` on each 16 KiB are all zeroes, or hold their own offset again and again. */
-async function assertOffsetsOrZeroes(drive: Drive, begin: number): Promise<void> {
-  await using scratch = await Scratch.make();
-  await copyOut(drive, scratch.file("found"));
-  const found = await Deno.readFile(scratch.file("found"));
-  let written = 0;
-  for (let at = begin; at < found.length; at += 16384) {
-    const words = new BigUint64Array(found.buffer, at, 2048);
-    const expected = words[0] === 0n ? 0n : BigInt(at);
-    if (expected !== 0n) written++;
-    assert(words.every((word) => word === expected), `the write at ${at} is torn or misplaced`);
-  }
-  assert(written > 0, "nothing of what fio flushed is there");
-}

@@ -5,12 +5,13 @@
 
 `write` makes one change after the other, each after the answer to the one before: the seed decides kind, place and
 length of each, and its bytes say which change it was. So the disk after the first N changes is known for
-every N: moment N. It prints "flushed N" when a flush, or a write with FUA, that came after change N was answered, and
-at the end "issued N", the last change that was sent.
+every N: moment N. Flushes are asked for between changes and not waited for. It prints "flushed N" when a flush, or a
+write with FUA, that came after change N was answered, and at the end "made N", the last change that was answered,
+and "issued N", the last that was sent.
 
 `check` reads the whole disk. What it finds in a block was there from one change of that block up to the next
 one; a moment that lies in such a span for every single block is what the disk may be, and it must not lie before the
-last flush that was answered.
+last flush that was answered. If all is well BASE becomes what was found.
 """
 import random
 import struct
@@ -20,6 +21,7 @@ import nbd
 
 BLOCK = 4096
 BLOCKS_MAX = 40  # of one change: more than two stripes of 64 KiB
+FLUSHES_MAX = 4  # under way at once
 ZEROES = bytes(BLOCK)
 
 
@@ -55,17 +57,29 @@ def make(drive, kind, seed, number, first, count):
 def write(uri, seed, flush_every):
     drive = nbd.NBD()
     drive.connect_uri(uri)
-    number = 0
+    number = made = 0
+
+    def flush():
+        def answered(error, number=number):
+            if error.value == 0:
+                say(f"flushed {number}")
+            return 1
+
+        while drive.aio_in_flight() >= FLUSHES_MAX:
+            drive.poll(-1)
+        drive.aio_flush(completion=answered)
+
     try:
         for kind, first, count in changes(seed, drive.get_size() // BLOCK):
             number += 1
             make(drive, kind, seed, number, first, count)
+            made = number
             if kind == "fua":
                 say(f"flushed {number}")
             elif number % flush_every == 0:
-                drive.flush()
-                say(f"flushed {number}")
+                flush()
     except nbd.Error:
+        say(f"made {made}")
         say(f"issued {number}")
 
 
@@ -77,29 +91,34 @@ def read_all(uri):
     return b"".join(drive.pread(step, offset) for offset in range(0, size, step))
 
 
-def histories(seed, base, issued):
-    """For each block what it held, and from which moment on."""
-    blocks = len(base) // BLOCK
-    held = [[(0, base[at * BLOCK:(at + 1) * BLOCK])] for at in range(blocks)]
+def histories(seed, blocks, issued):
+    """For each block the changes it has seen; 0 is the base."""
+    held = [[(0, "base")] for _ in range(blocks)]
     for number, (kind, first, count) in enumerate(changes(seed, blocks), 1):
         if number > issued:
             return held
         for block in range(first, first + count):
-            isZero = kind in ("zero", "trim")
-            held[block].append((number, ZEROES if isZero else content(seed, number, block)))
+            held[block].append((number, kind))
 
 
 def check(uri, seed, base_file, flushed, issued):
     with open(base_file, "rb") as file:
         base = file.read()
     found = read_all(uri)
-    fitting = [0] * (issued + 2)  # sums of +1 where a span begins and -1 where it ends
-    for block, held in enumerate(histories(seed, base, issued)):
+
+    def is_there(number, kind, block):
         there = found[block * BLOCK:(block + 1) * BLOCK]
+        if kind == "base":
+            return there == base[block * BLOCK:(block + 1) * BLOCK]
+        return there == (ZEROES if kind in ("zero", "trim") else content(seed, number, block))
+
+    fitting = [0] * (issued + 2)  # sums of +1 where a span begins and -1 where it ends
+    for block, held in enumerate(histories(seed, len(found) // BLOCK, issued)):
         ends = [number for number, _ in held[1:]] + [issued + 1]
-        spans = [(number, end) for (number, bytes), end in zip(held, ends) if bytes == there]
+        spans = [(held[at][0], end) for at, end in enumerate(ends) if is_there(*held[at], block)]
         if not spans:
-            sys.exit(f"block {block} holds what was never written there: {there[:32].hex()}...")
+            there = found[block * BLOCK:block * BLOCK + 32].hex()
+            sys.exit(f"block {block} holds what was never written there: {there}...")
         if spans[-1][1] <= flushed:
             sys.exit(f"block {block} is as it was before change {spans[-1][1]}, and {flushed} was flushed")
         for begin, end in spans:
@@ -116,6 +135,8 @@ def check(uri, seed, base_file, flushed, issued):
         sys.exit(f"the disk is as it was at no moment: at the best one {most} of {blocks} blocks fit")
     if moment < flushed:
         sys.exit(f"the disk is as it was after change {moment}, but {flushed} had been flushed")
+    with open(base_file, "wb") as file:
+        file.write(found)
     say(f"as after change {moment} of {issued}, flushed {flushed}")
 
 

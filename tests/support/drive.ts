@@ -112,6 +112,11 @@ export class Drive implements AsyncDisposable {
     return Number(/:(\d+)$/.exec(this.address)![1]);
   }
 
+  /** True once it has closed its stderr, which it does when it ends. */
+  get hasEnded(): boolean {
+    return this.#isSilent;
+  }
+
   /** All it has said so far. */
   get stderr(): string {
     return this.#lines.join("\n");
