@@ -7,6 +7,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { Seed } from "../simulation/seed.ts";
+import { CrashWriter } from "../support/crash_writer.ts";
 import { DiskHistory } from "../support/disk_history.ts";
 import { configText, copyOut, Drive, type DriveOptions, PROGRAM } from "../support/drive.ts";
 import { NbdWitness } from "../support/nbd_witness.ts";
@@ -18,11 +19,8 @@ import {
   testInDirectory,
   testInS3,
 } from "../support/test_buckets.ts";
-import { TextLineStream } from "../support/text_lines.ts";
 
 const SEED = Number(Deno.env.get("KILL_SEED") ?? Date.now() % 1e6);
-const CRASH_WRITER = new URL("../support/crash_writer.py", import.meta.url).pathname;
-const PYTHON = "/usr/bin/python3";
 const MIB = 16;
 /** Then a new one is made, in another place of the same bucket and of another shape. */
 const ROUNDS_OF_A_VOLUME = 10;
@@ -43,36 +41,21 @@ interface Client {
 }
 
 /** Our own: every block says which change wrote it. */
-class CrashWriter implements Client {
-  /** @param flushEvery 30 changes are 700 KiB or so, 3,000 more than may be dirty; 0 for one by lot */
+class OwnWriter implements Client {
+  /** @param flushEvery changes between two flushes; 0 for a number by lot */
   private constructor(private readonly base: string, private readonly flushEvery: number) {}
 
   static async make(scratch: Scratch, flushEvery = 0): Promise<Client> {
-    return new CrashWriter(await scratch.hole("base", MIB), flushEvery);
+    return new OwnWriter(await scratch.hole("base", MIB), flushEvery);
   }
 
   // deno-lint-ignore require-await
   async start(drive: Drive, seed: Seed): Promise<Work> {
-    const ownSeed = String(seed.below(1e9));
     const flushEvery = this.flushEvery || seed.pick([1, 7, 30, 200, 1000, 3000]);
-    const args = [CRASH_WRITER, "write", drive.uri, ownSeed, String(flushEvery)];
-    const writer = new Deno.Command(PYTHON, { args, stdin: "null", stdout: "piped" }).spawn();
-    const last = { flushed: 0, made: 0, issued: 0 };
-    const begun = Promise.withResolvers<void>();
-    const listen = async () => {
-      for await (const line of writer.stdout.pipeThrough(new TextLineStream())) {
-        const [what, number] = line.split(" ");
-        last[what as keyof typeof last] = Number(number);
-        if (what === "flushed") begun.resolve();
-      }
-      assert((await writer.status).success, "the writer failed");
-    };
-    const check = async (reopened: Drive, wasClean: boolean) => {
-      const stored = String(wasClean ? last.made : last.flushed);
-      const numbers = [this.base, stored, String(last.issued)];
-      await run(PYTHON, [CRASH_WRITER, "check", reopened.uri, ownSeed, ...numbers]);
-    };
-    return { begun: begun.promise, ended: listen(), check };
+    const writer = new CrashWriter(drive, seed.below(1e9), flushEvery);
+    const check = (reopened: Drive, wasClean: boolean) =>
+      writer.check(reopened.uri, this.base, wasClean);
+    return { begun: writer.untilFlushed(1), ended: writer.ended, check };
   }
 }
 
@@ -302,9 +285,9 @@ const makeFio = async (scratch: Scratch) => new Fio(scratch);
 
 testInDirectory({
   "60 times kill -9 under our own writer": (bucket) =>
-    killAgainAndAgain(bucket, 60, (scratch) => CrashWriter.make(scratch)),
+    killAgainAndAgain(bucket, 60, (scratch) => OwnWriter.make(scratch)),
   "2 times kill -9 while a long log becomes a checkpoint": (bucket) =>
-    killAgainAndAgain(bucket, 2, (scratch) => CrashWriter.make(scratch, 1), [
+    killAgainAndAgain(bucket, 2, (scratch) => OwnWriter.make(scratch, 1), [
       "while it stores a checkpoint at work",
     ]),
   "25 times kill -9 under fio": (bucket) => killAgainAndAgain(bucket, 25, makeFio),
@@ -313,7 +296,7 @@ testInDirectory({
 
 testInS3({
   "12 times kill -9 under our own writer": (bucket) =>
-    killAgainAndAgain(bucket, 12, (scratch) => CrashWriter.make(scratch)),
+    killAgainAndAgain(bucket, 12, (scratch) => OwnWriter.make(scratch)),
   "5 times kill -9 under fio": (bucket) => killAgainAndAgain(bucket, 5, makeFio),
   "3 times kill -9 under nbdcopy": (bucket) => killAgainAndAgain(bucket, 3, Nbdcopy.make),
 });

@@ -1,7 +1,8 @@
 """A client that can tell afterwards whether a disk is as it was at one moment.
 
   crash_writer.py write URI SEED FLUSH_EVERY          writes until the drive is gone
-  crash_writer.py check URI SEED BASE FLUSHED ISSUED  BASE is a file: the disk before `write` began
+  crash_writer.py check URI SEED BASE FLUSHED ISSUED  BASE is a file: the disk before `write` began; the disk to be
+                                                      looked at may be a file too, instead of a URI
 
 `write` makes one change after the other, each after the answer to the one before: the seed decides kind, place and
 length of each, and its bytes say which change it was. So the disk after the first N changes is known for
@@ -84,6 +85,9 @@ def write(uri, seed, flush_every):
 
 
 def read_all(uri):
+    if not uri.startswith("nbd"):
+        with open(uri, "rb") as file:
+            return file.read()
     drive = nbd.NBD()
     drive.connect_uri(uri)
     size = drive.get_size()
