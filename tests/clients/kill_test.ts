@@ -21,7 +21,7 @@ import {
 } from "../support/test_buckets.ts";
 
 const SEED = Number(Deno.env.get("KILL_SEED") ?? Date.now() % 1e6);
-const MIB = 16;
+const MIB = 32;
 /** Then a new one is made, in another place of the same bucket and of another shape. */
 const ROUNDS_OF_A_VOLUME = 10;
 
@@ -37,7 +37,8 @@ interface Work {
 
 /** A kind of client, with what it knows of the disk. */
 interface Client {
-  start(drive: Drive, seed: Seed): Promise<Work>;
+  /** @param killAt kills the drive at once when so many flushes have been answered; 0 for never */
+  start(drive: Drive, seed: Seed, killAt: number): Promise<Work>;
 }
 
 /** Our own: every block says which change wrote it. */
@@ -50,9 +51,9 @@ class OwnWriter implements Client {
   }
 
   // deno-lint-ignore require-await
-  async start(drive: Drive, seed: Seed): Promise<Work> {
+  async start(drive: Drive, seed: Seed, killAt: number): Promise<Work> {
     const flushEvery = this.flushEvery || seed.pick([1, 7, 30, 200, 1000, 3000]);
-    const writer = new CrashWriter(drive, seed.below(1e9), flushEvery);
+    const writer = new CrashWriter(drive, seed.below(1e9), flushEvery, killAt);
     const check = (reopened: Drive, wasClean: boolean) =>
       writer.check(reopened.uri, this.base, wasClean);
     return { begun: writer.untilFlushed(1), ended: writer.ended, check };
@@ -68,8 +69,12 @@ abstract class WitnessedClient implements Client {
   /** Runs the program until the drive is gone. */
   protected abstract work(through: NbdWitness, seed: Seed): Promise<void>;
 
-  async start(drive: Drive, seed: Seed): Promise<Work> {
-    const history = new DiskHistory(this.#disk);
+  async start(drive: Drive, seed: Seed, killAt: number): Promise<Work> {
+    const begun = Promise.withResolvers<void>();
+    const history = new DiskHistory(this.#disk, (flushes) => {
+      if (flushes === killAt) drive.signal("SIGKILL");
+      begun.resolve();
+    });
     const witness = await NbdWitness.of(drive, history);
     const ended = async () => {
       await this.work(witness, seed);
@@ -81,7 +86,7 @@ abstract class WitnessedClient implements Client {
       this.#disk = await Deno.readFile(this.scratch.file("found"));
       history.check(this.#disk);
     };
-    return { begun: history.begun, ended: ended(), check };
+    return { begun: begun.promise, ended: ended(), check };
   }
 
   /** Runs a program; it fails when the drive goes. */
@@ -129,6 +134,9 @@ type Death = (drive: Drive, round: Round) => Promise<void>;
 
 /** Each ends with the drive gone, if not by the kill. */
 const deaths = {
+  /** The client does it. */
+  "as a flush is answered": () => Promise.resolve(),
+
   async "at work"(drive, { seed }) {
     await pause(seed.below(500));
     drive.signal("SIGKILL");
@@ -157,7 +165,8 @@ const deaths = {
 } satisfies Record<string, Death>;
 
 const LOT: (keyof typeof deaths)[] = [
-  ...new Array(5).fill("at work"),
+  ...new Array(3).fill("as a flush is answered"),
+  ...new Array(3).fill("at work"),
   ...new Array(2).fill("while it stops"),
   ...new Array(2).fill("while it stores a checkpoint to stop"),
 ];
@@ -210,7 +219,7 @@ async function killAgainAndAgain(
     for (let n = first; n < Math.min(rounds, first + ROUNDS_OF_A_VOLUME); n++) {
       const death = seed.pick(lot);
       try {
-        await volume.round(deaths[death]);
+        await volume.round(deaths[death], death === "as a flush is answered");
       } catch (error) {
         const where = `KILL_SEED=${SEED}, round ${n}, killed ${death}`;
         throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
@@ -227,20 +236,18 @@ class KilledVolume implements AsyncDisposable {
   #openingMs = 0;
 
   constructor(private readonly around: Round, private readonly client: Client) {
-    // caches of 2 to 64 MiB, so that a change is never more than a quarter of one
-    const [stripe, ...cachesizes] = around.seed.pick([[4096, 512, 4096], [65536, 32, 128, 1024], [
-      1 << 20,
-      16,
-      64,
-    ]]);
+    // caches of 2 to 256 MiB: no change is more than a quarter of one, and a batch has one segment or up to four
+    const [stripe, ...cachesizes] = around.seed.pick(
+      [[4096, 512, 8192], [65536, 32, 1024, 4096], [1 << 20, 16, 256]],
+    );
     this.#shape = { PREFIX: around.prefix, STRIPE: String(stripe) };
     this.#cachesizes = cachesizes;
   }
 
-  async round(die: Death): Promise<void> {
+  async round(die: Death, atFlush: boolean): Promise<void> {
     const { seed } = this.around;
     const drive = this.#drive ?? await this.#open();
-    const work = await this.client.start(drive, seed);
+    const work = await this.client.start(drive, seed, atFlush ? 1 + seed.below(12) : 0);
     await within(60, "the first flush", work.begun);
     await die(drive, this.around);
     const code = await drive.exit();
@@ -271,7 +278,11 @@ class KilledVolume implements AsyncDisposable {
 
   #options(): DriveOptions {
     const { bucket, seed } = this.around;
-    const server = { cachesize: seed.pick(this.#cachesizes), flushafter: seed.pick([0.1, 5]) };
+    const server = {
+      cachesize: seed.pick(this.#cachesizes),
+      flushafter: seed.pick([0.1, 5]),
+      uploads: seed.pick([1, 4]),
+    };
     return { bucket, size: `${MIB}M`, s3: this.#shape, server };
   }
 

@@ -6,7 +6,8 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { assertHolds, configText, Drive, runElasticDrive } from "../support/drive.ts";
+import { CrashWriter } from "../support/crash_writer.ts";
+import { assertHolds, configText, copyOut, Drive, runElasticDrive } from "../support/drive.ts";
 import { run, runPython } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
 import { type TestBucket, testInBothBuckets } from "../support/test_buckets.ts";
@@ -27,27 +28,63 @@ async function fill(drive: Drive, scratch: Scratch): Promise<string> {
 /** The first is asked to store something after the second has started, and ends for it. */
 async function assertFenced(first: Drive, second: Drive): Promise<void> {
   await assertRejects(() => runPython(WRITE_AND_FLUSH, [first.uri]));
+  await assertEndsFenced(first, second);
+}
+
+async function assertEndsFenced(first: Drive, second: Drive): Promise<void> {
   assertEquals(await first.exit(), 3, first.stderr);
   assertMatch(first.stderr, /error: another writer has taken the volume over/);
   assertStringIncludes(first.stderr, "epoch 2");
   assertStringIncludes(second.stderr, "taken over, as asked");
 }
 
-async function takeOver(bucket: TestBucket, isFrozen: boolean): Promise<void> {
+async function takeOver(bucket: TestBucket): Promise<void> {
   await using scratch = await Scratch.make();
   await using first = await Drive.start({ bucket, size: "16M" });
   const image = await fill(first, scratch);
-  if (isFrozen) first.signal("SIGSTOP");
   await using second = await Drive.start({ bucket, args: ["--takeover"] });
   assertMatch(second.readyLine, /epoch 2;/);
-  if (isFrozen) first.signal("SIGCONT");
   await assertFenced(first, second);
   await assertHolds(second, image);
-  await run("qemu-io", ["-f", "raw", "-c", "write -P 5 0 16M", "-c", "flush", second.uri]);
   await second.stopClean();
+}
+
+/**
+ * The first is stopped in the midst of writes and flushes, wakes up when the second is open, and both are written to,
+ * block for block in the same places, until the first finds out.
+ */
+async function takeOverAtWork(bucket: TestBucket, seed: number): Promise<void> {
+  await using scratch = await Scratch.make();
+  const before = await scratch.hole("before", 16);
+  await using first = await Drive.start({ bucket, size: "16M" });
+  const old = new CrashWriter(first, seed, 3);
+  await old.untilFlushed(10 + seed);
+  first.signal("SIGSTOP");
+
+  await using second = await Drive.start({ bucket, args: ["--takeover"] });
+  const found = scratch.file("found");
+  await copyOut(second, found);
+  const successor = new CrashWriter(second, seed + 1000, 7);
+  first.signal("SIGCONT");
+  await assertEndsFenced(first, second);
+  await old.ended;
+  // also what was answered after the takeover, if anything was, is among what the second has found
+  await old.check(found, before);
+
+  await successor.untilFlushed(10);
+  await second.stopClean();
+  await successor.ended;
   await using third = await Drive.start({ bucket });
-  await run("qemu-io", ["-f", "raw", "-c", "read -P 5 0 16M", third.uri]);
+  await successor.check(third.uri, found, true);
   await third.stopClean();
+}
+
+/** Makes the lease there another machine's, last renewed so many seconds ago by that machine's clock. */
+async function moveLease(bucket: TestBucket, secondsAgo: number): Promise<void> {
+  const lease = JSON.parse(await bucket.read("lease.json"));
+  lease.holder.host = "another-host";
+  lease.renewedAt = Date.now() - secondsAgo * 1000;
+  await bucket.write("lease.json", JSON.stringify(lease));
 }
 
 testInBothBuckets({
@@ -73,10 +110,38 @@ testInBothBuckets({
     await first.stopClean();
   },
 
-  "--takeover fences the first: it stores nothing more, says so and exits with 3": (bucket) =>
-    takeOver(bucket, false),
+  "--takeover fences the first: it stores nothing more, says so and exits with 3": takeOver,
 
-  "--takeover fences one that was only paused": (bucket) => takeOver(bucket, true),
+  "--takeover of a drive that is stopped with writes and flushes under way: it wakes up fenced":
+    async (
+      bucket,
+    ) => {
+      for (const seed of [1, 2, 3]) await takeOverAtWork(bucket, seed);
+    },
+
+  "a drive that was left by another machine is refused until it is old, or is taken over": async (
+    bucket,
+  ) => {
+    await using scratch = await Scratch.make();
+    await using first = await Drive.start({ bucket, size: "16M" });
+    const image = await fill(first, scratch);
+    await first.kill();
+    const config = await scratch.write("config.ini", configText({ bucket }));
+    await moveLease(bucket, 50);
+    const refused = await runElasticDrive(["-c", config]);
+    assertEquals(refused.code, 2, refused.stderr);
+    assertMatch(refused.stderr, /is open on another-host \(pid \d+, epoch 1\)/);
+    assertMatch(refused.stderr, /last heard of 5\d s ago; .*silent for 70 s.*--takeover/);
+
+    await using second = await Drive.start({ bucket, args: ["--takeover"] });
+    await assertHolds(second, image);
+    await second.kill();
+    await moveLease(bucket, 71);
+    await using third = await Drive.start({ bucket });
+    assertMatch(third.stderr, /another-host .* 7\d s ago.*taken to be dead, and fenced/);
+    await assertHolds(third, image);
+    await third.stopClean();
+  },
 
   "after a clean stop the volume opens anywhere, without a word about the last time": async (
     bucket,

@@ -1,6 +1,7 @@
 """A client that can tell afterwards whether a disk is as it was at one moment.
 
-  crash_writer.py write URI SEED FLUSH_EVERY          writes until the drive is gone
+  crash_writer.py write URI SEED FLUSH_EVERY [PID N]  writes until the drive is gone; as soon as N flushes have been
+                                                      answered kills the drive, which is process PID
   crash_writer.py check URI SEED BASE FLUSHED ISSUED  BASE is a file: the disk before `write` began; the disk to be
                                                       looked at may be a file too, instead of a URI
 
@@ -14,7 +15,9 @@ and "issued N", the last that was sent.
 one; a moment that lies in such a span for every single block is what the disk may be, and it must not lie before the
 last flush that was answered. If all is well BASE becomes what was found.
 """
+import os
 import random
+import signal
 import struct
 import sys
 
@@ -55,15 +58,22 @@ def make(drive, kind, seed, number, first, count):
         drive.pwrite(data, first * BLOCK, nbd.CMD_FLAG_FUA if kind == "fua" else 0)
 
 
-def write(uri, seed, flush_every):
+def write(uri, seed, flush_every, pid=0, kill_at=0):
     drive = nbd.NBD()
     drive.connect_uri(uri)
-    number = made = 0
+    number = made = flushes = 0
+
+    def flushed(number):
+        nonlocal flushes
+        flushes += 1
+        if flushes == kill_at:
+            os.kill(pid, signal.SIGKILL)
+        say(f"flushed {number}")
 
     def flush():
         def answered(error, number=number):
             if error.value == 0:
-                say(f"flushed {number}")
+                flushed(number)
             return 1
 
         while drive.aio_in_flight() >= FLUSHES_MAX:
@@ -76,7 +86,7 @@ def write(uri, seed, flush_every):
             make(drive, kind, seed, number, first, count)
             made = number
             if kind == "fua":
-                say(f"flushed {number}")
+                flushed(number)
             elif number % flush_every == 0:
                 flush()
     except nbd.Error:
@@ -145,6 +155,6 @@ def check(uri, seed, base_file, flushed, issued):
 
 
 if sys.argv[1] == "write":
-    write(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    write(sys.argv[2], *map(int, sys.argv[3:]))
 else:
     check(sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))

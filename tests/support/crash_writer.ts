@@ -16,10 +16,16 @@ export class CrashWriter {
   #flushes = 0;
   #flushed = Promise.withResolvers<void>();
 
-  /** Begins to write; 30 changes between two flushes are 700 KiB or so. */
-  constructor(drive: Drive, seed: number, flushEvery: number) {
+  /**
+   * Begins to write.
+   *
+   * @param flushEvery changes between two flushes; 30 are 700 KiB or so
+   * @param killAt kills the drive at the answer to this flush
+   */
+  constructor(drive: Drive, seed: number, flushEvery: number, killAt = 0) {
     this.#seed = seed;
-    const args = [SCRIPT, "write", drive.uri, String(seed), String(flushEvery)];
+    const numbers = [seed, flushEvery, drive.pid, killAt].map(String);
+    const args = [SCRIPT, "write", drive.uri, ...numbers];
     const child = new Deno.Command(PYTHON, { args, stdin: "null", stdout: "piped" }).spawn();
     this.ended = this.#listen(child);
   }

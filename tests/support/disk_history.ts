@@ -33,16 +33,13 @@ export class DiskHistory {
   /** When the newest of the flushes that were answered was asked for. */
   #flushed = 0;
   #flushes = 0;
-  readonly #begun = Promise.withResolvers<void>();
 
-  /** @param base the disk as it was before the first request */
-  constructor(base: Uint8Array) {
+  /**
+   * @param base the disk as it was before the first request
+   * @param onFlushed called at each answer to a flush, in its turn, with their number
+   */
+  constructor(base: Uint8Array, private readonly onFlushed: (flushes: number) => void) {
     this.#base = printsOf(base);
-  }
-
-  /** Settles with the first answer to a flush. */
-  get begun(): Promise<void> {
-    return this.#begun.promise;
   }
 
   /** A write was asked for, or without `data` zeroes; to be called with the answer. */
@@ -61,9 +58,8 @@ export class DiskHistory {
     const asked = ++this.#now;
     return () => {
       this.#now++;
-      this.#flushes++;
-      this.#begun.resolve();
       this.#flushed = Math.max(this.#flushed, asked);
+      this.onFlushed(++this.#flushes);
     };
   }
 

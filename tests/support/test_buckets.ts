@@ -23,6 +23,10 @@ export interface TestBucket extends AsyncDisposable {
   readonly kind: "directory" | "s3";
   /** Objects whose keys begin with `prefix`. */
   objects(prefix?: string): Promise<StoredObject[]>;
+  /** The text of an object. */
+  read(key: string): Promise<string>;
+  /** Gives an object another text. */
+  write(key: string, text: string): Promise<void>;
 }
 
 export class DirectoryTestBucket implements TestBucket {
@@ -44,21 +48,44 @@ export class DirectoryTestBucket implements TestBucket {
 
   // deno-lint-ignore require-await
   async objects(prefix = ""): Promise<StoredObject[]> {
-    return this.#walk("").filter(({ key }) => key.startsWith(prefix));
+    const keys = this.#keysIn("").filter((key) => key.startsWith(prefix));
+    return keys.flatMap((key) =>
+      unlessGone(() => {
+        const { ino, mtime, size } = Deno.statSync(`${this.path}/${key}`);
+        return [{ key, size, version: `${ino} ${mtime?.getTime()}` }];
+      })
+    );
   }
 
-  #walk(folder: string): StoredObject[] {
-    return [...Deno.readDirSync(`${this.path}/${folder}`)].flatMap((entry) => {
+  async read(key: string): Promise<string> {
+    return await Deno.readTextFile(`${this.path}/${key}`);
+  }
+
+  async write(key: string, text: string): Promise<void> {
+    await Deno.writeTextFile(`${this.path}/${key}`, text);
+  }
+
+  #keysIn(folder: string): string[] {
+    const entries = unlessGone(() => [...Deno.readDirSync(`${this.path}/${folder}`)]);
+    return entries.flatMap((entry) => {
       if (entry.name === ".tmp" || entry.name === ".lock") return [];
       const key = `${folder}${entry.name}`;
-      if (entry.isDirectory) return this.#walk(`${key}/`);
-      const { ino, mtime, size } = Deno.statSync(`${this.path}/${key}`);
-      return [{ key, size, version: `${ino} ${mtime?.getTime()}` }];
+      return entry.isDirectory ? this.#keysIn(`${key}/`) : [key];
     });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Deno.remove(this.path, { recursive: true });
+  }
+}
+
+/** What `look` finds; nothing if a running drive has deleted it since it was listed. */
+function unlessGone<T>(look: () => T[]): T[] {
+  try {
+    return look();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return [];
+    throw error;
   }
 }
 
@@ -102,11 +129,19 @@ export class S3TestBucket implements TestBucket {
     return this.ask(async (bucket) => {
       const keys = await keysBelow(bucket, prefix);
       const ask = async (key: string) => {
-        const { size, etag } = (await bucket.get(key, { offset: 0, length: 0 }))!;
-        return { key, size, version: etag };
+        const found = await bucket.get(key, { offset: 0, length: 0 });
+        return found ? [{ key, size: found.size, version: found.etag }] : []; // or deleted since
       };
-      return await Promise.all(keys.map(ask));
+      return (await Promise.all(keys.map(ask))).flat();
     });
+  }
+
+  read(key: string): Promise<string> {
+    return this.ask(async (bucket) => new TextDecoder().decode((await bucket.get(key))!.bytes));
+  }
+
+  write(key: string, text: string): Promise<void> {
+    return this.ask(async (bucket) => void await bucket.put(key, new TextEncoder().encode(text)));
   }
 
   /** Does something in it on behalf of a test. */
