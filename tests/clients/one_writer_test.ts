@@ -56,12 +56,13 @@ async function takeOver(bucket: TestBucket): Promise<void> {
 async function takeOverAtWork(bucket: TestBucket, seed: number): Promise<void> {
   await using scratch = await Scratch.make();
   const before = await scratch.hole("before", 16);
-  await using first = await Drive.start({ bucket, size: "16M" });
+  const volume = { bucket, s3: { PREFIX: `disks/${seed}/` } };
+  await using first = await Drive.start({ ...volume, size: "16M" });
   const old = new CrashWriter(first, seed, 3);
   await old.untilFlushed(10 + seed);
   first.signal("SIGSTOP");
 
-  await using second = await Drive.start({ bucket, args: ["--takeover"] });
+  await using second = await Drive.start({ ...volume, args: ["--takeover"] });
   const found = scratch.file("found");
   await copyOut(second, found);
   const successor = new CrashWriter(second, seed + 1000, 7);
@@ -74,7 +75,7 @@ async function takeOverAtWork(bucket: TestBucket, seed: number): Promise<void> {
   await successor.untilFlushed(10);
   await second.stopClean();
   await successor.ended;
-  await using third = await Drive.start({ bucket });
+  await using third = await Drive.start(volume);
   await successor.check(third.uri, found, true);
   await third.stopClean();
 }
