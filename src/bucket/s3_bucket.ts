@@ -31,10 +31,11 @@ import { KEYS_MAX } from "../limits.ts";
 import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
 import { ConditionRefusedError, noVolumeIn } from "./bucket.ts";
 import { readBody } from "./s3_body.ts";
-import { createClient, resolveRegion, type S3Options } from "./s3_client.ts";
+import { createClient, refreshCredentials, resolveRegion, type S3Options } from "./s3_client.ts";
 import {
   clockFault,
   codeOf,
+  isKeyRefused,
   mayRefuseCondition,
   type Operation,
   type Place,
@@ -288,6 +289,8 @@ export class S3Bucket implements Bucket {
           "requests are signed with the server's time from now on",
       );
     }
+    // for the next try; if it can't, that fails as this one did
+    if (isKeyRefused(error)) refreshCredentials(this.#client).catch(() => {});
     return s3Failure(error, operation, this.#place);
   }
 }

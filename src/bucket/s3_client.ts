@@ -58,10 +58,20 @@ export function createClient(options: S3Options): S3Client {
     expectContinueHeader: false,
     requestHandler: new FetchHandler(),
     logger: silent,
+    // goes to the default chain: when it looks again, it is to read ~/.aws again
+    ...{ ignoreCache: true },
   });
   learnRegion(client, (found) => region = found);
   addContentMd5(client);
   return client;
+}
+
+/**
+ * Has the default chain look again, for keys that have expired or were replaced; one in config.ini stays what it is.
+ * By itself the SDK does so only when the keys came with a date.
+ */
+export async function refreshCredentials(client: S3Client): Promise<void> {
+  await client.config.credentials({ forceRefresh: true });
 }
 
 /**

@@ -58,6 +58,13 @@ export function codeOf(error: unknown): string {
   return Code ?? name ?? "Error";
 }
 
+/** True if the key itself was refused, whatever it may do: another one may be had by now. */
+export function isKeyRefused(error: unknown): boolean {
+  const code = codeOf(error);
+  return ADVICE[code] === newToken || code === "InvalidAccessKeyId" ||
+    code === "SignatureDoesNotMatch";
+}
+
 /**
  * True if a store that does not know conditions may answer this to a put with one: OpenStack Swift says 501, others
  * find an argument that they don't know, or take the method for what does not fit.
@@ -72,13 +79,22 @@ export function mayRefuseCondition(error: unknown): boolean {
  * What RequestTimeTooSkewed means: this machine's clock is off, or was, and the SDK's correction is out of date.
  */
 export function clockFault(error: unknown, clock: Clock): string {
-  const serverMs = Date.parse((error as SdkError).$response?.headers?.date ?? "");
-  const aheadS = Math.round((clock.now() - serverMs) / 1000);
+  const aheadS = clockAheadS(error, clock);
   if (Number.isNaN(aheadS)) return "this machine's clock and the server's differ";
-  // S3 allows 15 minutes.
-  if (Math.abs(aheadS) < 60) return "this machine's clock was off until now";
+  if (isClockRight(error, clock)) return "this machine's clock was off until now";
   const side = aheadS > 0 ? "ahead of" : "behind";
   return `this machine's clock is ${Math.abs(aheadS)} s ${side} the server's: set it`;
+}
+
+/** By how many seconds this machine's clock is ahead of what the answer says; NaN if it says nothing. */
+function clockAheadS(error: unknown, clock: Clock): number {
+  const serverMs = Date.parse((error as SdkError).$response?.headers?.date ?? "");
+  return Math.round((clock.now() - serverMs) / 1000);
+}
+
+/** S3 allows 15 minutes. */
+function isClockRight(error: unknown, clock: Clock): boolean {
+  return Math.abs(clockAheadS(error, clock)) < 60;
 }
 
 export function s3Failure(error: unknown, operation: Operation, place: Place): UnavailableError {
@@ -144,11 +160,13 @@ const ADVICE: Record<string, Advice> = {
   AccessDenied: (_, { permission }, { bucket }) => ({
     text: `this access key needs the permission ${permission} on bucket ${bucket}`,
   }),
+  // radosgw's word
+  UserSuspended: () => ({ text: "the user of this access key is suspended" }),
   AllAccessDisabled: () => ({ text: "the account or bucket is closed" }),
   RequestTimeTooSkewed: (error, _, { clock }) => ({
     text: clockFault(error, clock),
-    // The SDK takes over the server's time, so the next try is likely to pass.
-    permanent: !error.$metadata?.clockSkewCorrected,
+    // The SDK takes over the server's time, so the next try is likely to pass. It says so unless that is ours.
+    permanent: !error.$metadata?.clockSkewCorrected && !isClockRight(error, clock),
   }),
   ExpiredToken: newToken,
   InvalidToken: newToken,

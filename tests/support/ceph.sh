@@ -6,6 +6,7 @@
 # Makes DIR, prints "ready" when S3 answers, then obeys lines on stdin, answering each with "done":
 #   kill NAME    SIGKILL: connections are reset, the port refuses      (NAME: rgw, osd, mon)
 #   start NAME   runs it again on the same data (osd and mon only with STORE=bluestore)
+#   admin ARGS   radosgw-admin with these arguments
 #   freeze NAME  SIGSTOP: connections stay open and nothing answers;   thaw NAME ends it
 # At the end of stdin, which is also what the death of the test leaves, every daemon is killed and DIR removed.
 #
@@ -179,8 +180,14 @@ wait_for_s3
 READY=1
 echo ready
 
+admin() {
+  radosgw-admin -c "$CEPH_CONF" -n client.rgw "$@" >>"$DIR/log/setup.log" 2>&1 < /dev/null
+}
+
 while read -r command name; do
   case $command in
+    # shellcheck disable=SC2086 # several arguments
+    admin) admin $name || fail "radosgw-admin $name" ;;
     kill) { kill -KILL "${PIDS[$name]}"; wait "${PIDS[$name]}"; } 2>/dev/null || true ;;
     start) start "$name"; wait_for_s3 ;;
     freeze) kill -STOP "${PIDS[$name]}" ;;

@@ -28,6 +28,8 @@ export interface Ceph extends AsyncDisposable {
   /** SIGSTOP: connections stay open and nothing answers. */
   freeze(daemon?: Daemon): Promise<void>;
   thaw(daemon?: Daemon): Promise<void>;
+  /** Runs radosgw-admin; "test" is the uid of the user with the keys above. */
+  admin(args: string): Promise<void>;
 }
 
 /** A TCP port of 127.0.0.1 that was free just now. */
@@ -89,6 +91,7 @@ export async function startCeph(
     start: (daemon = "rgw") => obey(`start ${daemon}`),
     freeze: (daemon = "rgw") => obey(`freeze ${daemon}`),
     thaw: (daemon = "rgw") => obey(`thaw ${daemon}`),
+    admin: (args) => obey(`admin ${args}`),
     [Symbol.asyncDispose]: stop,
   };
 }

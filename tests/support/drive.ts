@@ -26,6 +26,8 @@ export interface DriveOptions {
   /** Any free TCP port, rather than a Unix socket. */
   tcp?: boolean;
   args?: string[];
+  /** Variables besides the ones that the test has. */
+  env?: Record<string, string>;
 }
 
 /** The text of a config.ini; the socket lies beside it. */
@@ -63,14 +65,18 @@ export class Drive implements AsyncDisposable {
 
   /** Starts the program and waits until it is ready. */
   static async start(options: DriveOptions): Promise<Drive> {
-    return await Drive.startWith(configText(options), options.args);
+    return await Drive.startWith(configText(options), options.args, options.env);
   }
 
   /** The same with the text of a config.ini. */
-  static async startWith(config: string, args: string[] = []): Promise<Drive> {
+  static async startWith(
+    config: string,
+    args: string[] = [],
+    env: Record<string, string> = {},
+  ): Promise<Drive> {
     const scratch = await Scratch.make();
     const file = await scratch.write("config.ini", config);
-    return await Drive.spawn(PROGRAM, ["-c", file, ...args], scratch.path, scratch);
+    return await Drive.spawn(PROGRAM, ["-c", file, ...args], scratch.path, scratch, env);
   }
 
   /** The same with any arguments; `scratch` is removed with the drive. */
@@ -79,10 +85,12 @@ export class Drive implements AsyncDisposable {
     args: string[],
     cwd: string,
     scratch?: Scratch,
+    env: Record<string, string> = {},
   ): Promise<Drive> {
     const command = new Deno.Command(program, {
       args,
       cwd,
+      env,
       stdin: "null",
       stdout: "null",
       stderr: "piped",
