@@ -1,17 +1,21 @@
 /**
- * `deno task bench [hot|stored|opening ...]`: measures the compiled program and prints the README's table. Nothing here fails
+ * `deno task bench [hot|stored|flush|opening|replay ...]`: measures the compiled program and prints the README's table. Nothing here fails
  * a test: these are figures of one machine at one time, as ratios against a peer in the same run where speed
  * is concerned.
  */
+import { benchFlush } from "./flush.ts";
 import { benchHot } from "./hot.ts";
 import { benchOpening } from "./opening.ts";
+import { benchReplay } from "./replay.ts";
 import { benchStored } from "./stored.ts";
 import { markdown, type Row } from "./table.ts";
 
 const PARTS: Record<string, () => Promise<Row[]>> = {
   hot: benchHot,
   stored: benchStored,
+  flush: benchFlush,
   opening: benchOpening,
+  replay: benchReplay,
 };
 
 const wanted = Deno.args.length > 0 ? Deno.args : Object.keys(PARTS);

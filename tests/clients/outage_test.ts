@@ -19,11 +19,13 @@ interface Outage {
   reason: RegExp;
 }
 
-function treatedBy(treatment: Treatment): (proxy: S3Proxy) => void {
+/** Each request is treated in one of these ways, by turns. */
+function treatedBy(...treatments: Treatment[]): (proxy: S3Proxy) => void {
   return (proxy) => {
-    proxy.treat = () => treatment;
+    let count = 0;
+    proxy.treat = () => treatments[count++ % treatments.length];
     // otherwise a request that is under way is still answered as before
-    if (treatment !== "hang") proxy.cutConnections();
+    if (treatments[0] !== "hang") proxy.cutConnections();
   };
 }
 
@@ -40,9 +42,11 @@ const OUTAGES: Record<string, Outage> = {
     begin: treatedBy({ status: 503, code: "SlowDown" }),
     reason: /HTTP 503 SlowDown|the connection was cut/,
   },
-  "loses its answers": { seconds: 10, begin: treatedBy("lose answer"), reason: CUT },
-  "cuts its answers": { seconds: 10, begin: treatedBy("cut answer"), reason: CUT },
-  "cuts requests": { seconds: 10, begin: treatedBy("cut request"), reason: CUT },
+  "cuts requests and answers": {
+    seconds: 12,
+    begin: treatedBy("reset", "cut request", "lose answer", "cut answer"),
+    reason: CUT,
+  },
   "lets credentials expire": {
     seconds: 10,
     begin: treatedBy({ status: 400, code: "ExpiredToken" }),

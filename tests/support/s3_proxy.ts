@@ -65,13 +65,13 @@ export class S3Proxy implements AsyncDisposable {
   readonly #port: number;
   readonly #connections = new Set<Deno.Conn>();
   readonly #served = new Set<Promise<void>>();
-  #listener: Deno.Listener | null = null;
+  #listener: Deno.TcpListener | null = null;
   #change = Promise.withResolvers<void>();
 
   constructor(serverEndpoint: string) {
     this.#server = new URL(serverEndpoint);
     this.#listener = this.#listen(0);
-    this.#port = (this.#listener.addr as Deno.NetAddr).port;
+    this.#port = this.#listener.addr.port;
   }
 
   get endpoint(): string {
@@ -105,13 +105,13 @@ export class S3Proxy implements AsyncDisposable {
     await Promise.all(this.#served);
   }
 
-  #listen(port: number): Deno.Listener {
+  #listen(port: number): Deno.TcpListener {
     const listener = Deno.listen({ hostname: "127.0.0.1", port });
     this.#track(this.#acceptAll(listener));
     return listener;
   }
 
-  async #acceptAll(listener: Deno.Listener): Promise<void> {
+  async #acceptAll(listener: Deno.TcpListener): Promise<void> {
     for await (const connection of listener) this.#track(this.#serve(connection));
   }
 
@@ -120,13 +120,15 @@ export class S3Proxy implements AsyncDisposable {
     work.finally(() => this.#served.delete(work));
   }
 
-  async #serve(drive: Deno.Conn): Promise<void> {
+  async #serve(drive: Deno.TcpConn): Promise<void> {
     const { hostname, port } = this.#server;
     this.#connections.add(drive);
-    let server: Deno.Conn | null = null;
+    let server: Deno.TcpConn | null = null;
     try {
       server = await Deno.connect({ hostname, port: Number(port) });
       this.#connections.add(server);
+      // else a body that follows its head waits for the head's acknowledgement, 40 ms
+      for (const connection of [drive, server]) connection.setNoDelay(true);
       const exchange = new Exchange(drive, server);
       for (let request; (request = await exchange.nextRequest());) {
         this.#changed();

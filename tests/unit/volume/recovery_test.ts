@@ -174,6 +174,26 @@ Deno.test("only the log behind the newest checkpoint is read", async () => {
   map.checkInvariants();
 });
 
+Deno.test("a log of 1,000 segments is opened with a header read each, 32 at a time", async () => {
+  const bucket = new MemoryBucket();
+  for (let seq = 1; seq <= 1000; seq++) await put(bucket, seq);
+  const get = bucket.get.bind(bucket);
+  let [underWay, most, rounds] = [0, 0, 0];
+  bucket.get = async (...request) => {
+    if (underWay++ === 0) rounds++;
+    most = Math.max(most, underWay);
+    await settle();
+    try {
+      return await get(...request);
+    } finally {
+      underWay--;
+    }
+  };
+  const { replayed } = await open(bucket);
+  assertEquals([replayed, bucket.counts.get.requests, most], [1000, 1000, 32]);
+  assert(rounds <= 32, `${rounds} rounds, where 1000 / 32 would do`);
+});
+
 Deno.test("with the newest checkpoint damaged the one before it is taken, and a warning given", async () => {
   for (const key of [checkpointKey(4), "map/0000000004/0000"]) {
     const bucket = await withCheckpoints();
