@@ -29,7 +29,7 @@ function treatedBy(...treatments: Treatment[]): (proxy: S3Proxy) => void {
   };
 }
 
-const CUT = /the connection was cut|broke off|error sending request|connection/;
+const CUT = /the connection was cut|the answer broke off/;
 const OUTAGES: Record<string, Outage> = {
   "refuses": {
     seconds: 35,
