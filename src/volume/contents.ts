@@ -66,6 +66,11 @@ export class Contents {
     if (this.#failure) throw this.#failure;
   }
 
+  /** True once a request that began to wait at `sinceMs` has had its `TimeoutError`. */
+  isOverdue(sinceMs: number): boolean {
+    return this.ioTimeoutMs !== undefined && this.clock.monotonic() - sinceMs >= this.ioTimeoutMs;
+  }
+
   /**
    * Waits for the bucket, but not longer than until `ioTimeoutMs` after `sinceMs`, when the request began to wait
    * (by `clock.monotonic`). @throws TimeoutError

@@ -62,10 +62,15 @@ export class Fetcher {
    * Makes every block of the stripes valid in the cache. Rejects with the first failure, when all
    * have ended. What was fetched can be evicted again as soon as the caller lets a turn pass.
    *
-   * @param onlySeq if given, only the blocks that this segment has are wanted. Whoever asks meanwhile for one of
+   * @param options.onlySeq only the blocks that this segment has are wanted. Whoever asks meanwhile for one of
    *   the stripes gets no more than that, too: everybody looks whether what he needs has come
+   * @param options.isWanted asked before what had to wait for room is begun: else, when the bucket is back, readers
+   *   who gave up long ago would keep all others waiting
    */
-  async fetch(stripes: number[], onlySeq?: number): Promise<void> {
+  async fetch(
+    stripes: number[],
+    { onlySeq, isWanted }: { onlySeq?: number; isWanted?: () => boolean } = {},
+  ): Promise<void> {
     const { cache } = this.#contents;
     const results: Promise<void>[] = [];
     let rest = stripes;
@@ -87,6 +92,7 @@ export class Fetcher {
       rest = waiting;
       if (rest.length > 0) {
         await cache.roomMade();
+        if (isWanted?.() === false) break;
         // who waited for what lies in the slot copies it first: else readers that together want more slots
         // than there are would drive out each other's stripes for ever
         await sleep(this.#contents.clock, 0);

@@ -80,7 +80,9 @@ export class ReadPath {
       this.#contents.assertAlive();
       missing = missing.filter(([stripe, from, part]) => !this.#copyOut(stripe, from, part));
       if (missing.length === 0) return;
-      await this.#contents.wait(this.#fetcher.fetch(missing.map(([stripe]) => stripe)), sinceMs);
+      const isWanted = () => !this.#contents.isOverdue(sinceMs);
+      const fetched = this.#fetcher.fetch(missing.map(([stripe]) => stripe), { isWanted });
+      await this.#contents.wait(fetched, sinceMs);
     }
   }
 

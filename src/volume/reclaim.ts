@@ -282,7 +282,7 @@ export class Reclaimer {
       const hasBase = records.some(({ blockCount }) => blockCount === blocksPerStripe);
       (hasBase ? whole : part).push(stripe);
     }
-    await Promise.all([this.#fetcher.fetch(whole), this.#fetcher.fetch(part, seq)]);
+    await Promise.all([this.#fetcher.fetch(whole), this.#fetcher.fetch(part, { onlySeq: seq })]);
   }
 
   /** Marks what is here of the record's blocks; what is not, any more, waits for another round. */

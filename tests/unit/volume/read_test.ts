@@ -84,6 +84,26 @@ Deno.test("with iotimeout a read fails in time, however many requests it takes",
   volume.abandon();
 });
 
+Deno.test("with iotimeout nothing is fetched any more for those who gave up while there was no room", async () => {
+  const { volume, bucket, clock } = await openStored({ ioTimeoutMs: 3000 });
+  bucket.counts.get.requests = 0;
+  bucket.hold("get");
+  const reads = Array.from(
+    { length: 40 },
+    (_, stripe) => assertRejects(() => firstBytes(volume, stripe * 4, 1), TimeoutError),
+  );
+  await bucket.untilHeld(16); // as many as the cache has slots
+  await clock.advance(3000);
+  await Promise.all(reads);
+  const late = firstBytes(volume, 39 * 4, 1);
+  bucket.release("get");
+  await clock.advance(1);
+  assertEquals(await late, [40]);
+  assertEquals(bucket.counts.get.requests, 17);
+  volume.checkInvariants();
+  volume.abandon();
+});
+
 Deno.test("reads that jump about fetch nothing ahead", async () => {
   const { volume, bucket } = await openStored({ readaheadBytes: 8 * STRIPE_BYTES });
   bucket.counts.get.requests = 0;
