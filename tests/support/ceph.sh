@@ -186,8 +186,10 @@ admin() {
 
 while read -r command name; do
   case $command in
-    # shellcheck disable=SC2086 # several arguments
-    admin) admin $name || fail "radosgw-admin $name" ;;
+    admin)
+      read -ra arguments <<< "$name"
+      admin "${arguments[@]}" || fail "radosgw-admin $name"
+      ;;
     kill) { kill -KILL "${PIDS[$name]}"; wait "${PIDS[$name]}"; } 2>/dev/null || true ;;
     start) start "$name"; wait_for_s3 ;;
     freeze) kill -STOP "${PIDS[$name]}" ;;
