@@ -88,11 +88,11 @@ export async function listAll(bucket: Bucket, prefix: string, startAfter?: strin
   }
 }
 
-/** The seqs of the checkpoints there are, newest first. */
+/** The seqs of the checkpoints there are, newest first; a key of any other form is none. */
 export async function listCheckpoints(bucket: Bucket): Promise<number[]> {
   const keys = await listAll(bucket, CHECKPOINT_PREFIX);
   return keys.map((key) => Number(key.slice(CHECKPOINT_PREFIX.length)))
-    .filter(Number.isSafeInteger).reverse();
+    .filter((seq, at) => checkpointKey(seq) === keys[at]).reverse();
 }
 
 /** A checkpoint as opening needs it. */

@@ -2,12 +2,16 @@
  * The lease: `lease.json` says who has the volume open, so that a second start can be refused politely.
  * Fencing does not rest on it (uploader.ts does that): a lease may be stale, or overwritten, and no
  * byte is lost.
+ *
+ * It also says up to which seq all was stored when it was renewed: the newest segments have nobody else to say so,
+ * and one that is missing after a crash would look like the end of the log.
  */
-import type { Bucket } from "../bucket/bucket.ts";
+import type { Bucket, FoundObject } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
-import { FencedError, messageOf, UsageError } from "../errors.ts";
+import { DamageError, FencedError, messageOf, UsageError } from "../errors.ts";
 import { LEASE_EXPIRED_MS, LEASE_RENEW_MS } from "../limits.ts";
 import type { Logger } from "../logger.ts";
+import { decodeChecked, encodeChecked } from "./checked_json.ts";
 import type { Writer } from "./uploader.ts";
 
 export const LEASE_KEY = "lease.json";
@@ -42,28 +46,53 @@ interface LeaseFile {
   renewedAt: number;
   /** True once the holder has closed the volume. */
   released: boolean;
+  /** Every segment up to this seq was stored then. */
+  storedUpTo: number;
 }
 
-interface FoundLease {
-  etag: string;
-  lease: LeaseFile;
+/** What the lease tells somebody else. */
+export interface Tenancy {
+  /** The last who had the volume open. */
+  holder: Holder;
+  /**
+   * held: the holder lives, as far as can be told; silent: it has not been heard of for too long; gone: it died
+   * without a word.
+   */
+  state: "released" | "gone" | "silent" | "held";
+  /** The volume and its holder, for messages. */
+  what: string;
+  storedUpTo: number;
 }
 
-async function readLease(bucket: Bucket): Promise<FoundLease | null> {
+/**
+ * Who has the volume open, as far as can be told; null if nobody ever had.
+ *
+ * @throws DamageError if the lease can't be read
+ */
+export async function readTenancy(
+  bucket: Bucket,
+  host: Host,
+  clock: Clock,
+): Promise<Tenancy | null> {
   const found = await bucket.get(LEASE_KEY);
   if (!found) return null;
-  try {
-    const lease = JSON.parse(new TextDecoder().decode(found.bytes)) as LeaseFile;
-    if (typeof lease.epoch === "number" && lease.holder) return { etag: found.etag, lease };
-  } catch { /* not a lease: nobody holds it */ }
-  return null;
+  const lease = decodeChecked<LeaseFile>(LEASE_KEY, found.bytes);
+  const { holder, epoch, renewedAt, released, storedUpTo } = lease;
+  const seconds = Math.max(0, Math.round((clock.now() - renewedAt) / 1000));
+  const what = `${bucket.name} is open on ${holder.host} (pid ${holder.pid}, epoch ${epoch}), ` +
+    `which was last heard of ${seconds} s ago`;
+  if (released) return { holder, state: "released", what, storedUpTo };
+  const isGone = host.isGone(holder, renewedAt);
+  const isSilent = isGone === undefined && seconds * 1000 > LEASE_EXPIRED_MS;
+  return { holder, state: isGone ? "gone" : isSilent ? "silent" : "held", what, storedUpTo };
 }
 
 /**
  * Refuses if somebody else has the volume open, as far as can be told.
  *
- * @returns the holder that died with the lease, if there was one
+ * @returns what the lease tells; null if there is none, or it is damaged and `takeover` says to go on all the same
  * @throws UsageError naming host, pid and how long ago the lease was renewed
+ * @throws DamageError if the lease can't be read
  */
 export async function refuseIfHeld(
   bucket: Bucket,
@@ -71,27 +100,29 @@ export async function refuseIfHeld(
   clock: Clock,
   takeover: boolean,
   logger: Logger,
-): Promise<Holder | undefined> {
-  const found = await readLease(bucket);
-  if (!found || found.lease.released) return undefined;
-  const { holder, epoch, renewedAt } = found.lease;
-  const seconds = Math.max(0, Math.round((clock.now() - renewedAt) / 1000));
-  const who = `${bucket.name} is open on ${holder.host} (pid ${holder.pid}, epoch ${epoch}), ` +
-    `which was last heard of ${seconds} s ago`;
-  const isGone = host.isGone(holder, renewedAt);
-  if (isGone === true) return holder;
-  if (isGone === undefined && seconds * 1000 > LEASE_EXPIRED_MS) {
-    logger.warn(`${who}: taken to be dead, and fenced`);
-    return undefined;
+): Promise<Tenancy | null> {
+  let tenancy: Tenancy | null;
+  try {
+    tenancy = await readTenancy(bucket, host, clock);
+  } catch (error) {
+    if (!(error instanceof DamageError)) throw error;
+    const unknown = `${error.message}; whether another program has the volume open can't be told`;
+    if (!takeover) throw new DamageError(`${unknown}: if none has, start with --takeover`);
+    logger.warn(`${unknown}; if one has, it is fenced, as asked`);
+    return null;
   }
-  if (takeover) {
-    logger.warn(`${who}: taken over, as asked; it can store nothing more`);
-    return undefined;
+  if (tenancy?.state === "silent") {
+    logger.warn(`${tenancy.what}: taken to be dead, and fenced`);
+  } else if (tenancy?.state === "held" && takeover) {
+    logger.warn(`${tenancy.what}: taken over, as asked; it can store nothing more`);
+  } else if (tenancy?.state === "held") {
+    throw new UsageError(
+      `${tenancy.what}; stop it there, or wait until it has been silent for ` +
+        `${LEASE_EXPIRED_MS / 1000} s, or start with --takeover, which fences it: what it has ` +
+        `not flushed is lost`,
+    );
   }
-  throw new UsageError(
-    `${who}; stop it there, or wait until it has been silent for ${LEASE_EXPIRED_MS / 1000} s, ` +
-      `or start with --takeover, which fences it: what it has not flushed is lost`,
-  );
+  return tenancy;
 }
 
 /** The lease of an open volume: written after the claim, renewed until it is released. */
@@ -101,19 +132,24 @@ export class Lease {
   readonly #writer: Writer;
   readonly #clock: Clock;
   readonly #logger: Logger;
+  readonly #storedUpTo: () => number;
   readonly #onFenced: (error: FencedError) => void;
   #etag: string | null = null;
   #cancelTimer: (() => void) | null = null;
   #writing: Promise<void> = Promise.resolve();
   #released = false;
 
-  /** @param onFenced called when another writer's lease is found where ours was */
+  /**
+   * @param storedUpTo the seq up to which every segment is known to be stored
+   * @param onFenced called when another writer's lease is found where ours was
+   */
   constructor(
     bucket: Bucket,
     host: Host,
     writer: Writer,
     clock: Clock,
     logger: Logger,
+    storedUpTo: () => number,
     onFenced: (error: FencedError) => void,
   ) {
     this.#bucket = bucket;
@@ -121,6 +157,7 @@ export class Lease {
     this.#writer = writer;
     this.#clock = clock;
     this.#logger = logger;
+    this.#storedUpTo = storedUpTo;
     this.#onFenced = onFenced;
   }
 
@@ -164,8 +201,9 @@ export class Lease {
         writer: this.#writer.id,
         renewedAt: this.#clock.now(),
         released,
+        storedUpTo: this.#storedUpTo(),
       };
-      const bytes = new TextEncoder().encode(JSON.stringify(lease, null, 1) + "\n");
+      const bytes = encodeChecked(lease);
       const condition = this.#etag === null ? { ifAbsent: true as const } : { ifMatch: this.#etag };
       const result = await this.#bucket.put(LEASE_KEY, bytes, condition);
       if (result.stored) {
@@ -178,16 +216,20 @@ export class Lease {
 
   /** The lease there is not the one we knew: a lost answer of ours, an older holder's, or our successor's. */
   async #adoptEtag(): Promise<void> {
-    const object = await this.#bucket.get(LEASE_KEY);
-    this.#etag = object?.etag ?? null;
-    await this.confirm();
+    const found = await this.#bucket.get(LEASE_KEY);
+    this.#etag = found?.etag ?? null;
+    this.#assertOurs(found);
   }
 
   /** Looks whether the volume is still ours. @throws FencedError if the lease there has a higher epoch */
   async confirm(): Promise<void> {
-    const found = await readLease(this.#bucket);
-    if (!found) return;
-    const { holder, epoch, writer } = found.lease;
+    this.#assertOurs(await this.#bucket.get(LEASE_KEY));
+  }
+
+  #assertOurs(found: FoundObject | null): void {
+    const lease = found && readable(found.bytes);
+    if (!lease) return;
+    const { holder, epoch, writer } = lease;
     // an epoch is claimed by one writer, except at a store that does not honour conditions
     const isRival = epoch === this.#writer.epoch && writer !== this.#writer.id;
     if (epoch > this.#writer.epoch || isRival) {
@@ -196,5 +238,15 @@ export class Lease {
           `${epoch}, ours is ${this.#writer.epoch}; nothing more is stored or acknowledged`,
       );
     }
+  }
+}
+
+/** The lease, or null if it is damaged: who holds the volume writes a better one. */
+function readable(bytes: Uint8Array): LeaseFile | null {
+  try {
+    return decodeChecked<LeaseFile>(LEASE_KEY, bytes);
+  } catch (error) {
+    if (error instanceof DamageError) return null;
+    throw error;
   }
 }

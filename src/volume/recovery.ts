@@ -15,7 +15,6 @@ import { DamageError } from "../errors.ts";
 import { DOWNLOADS_MAX, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import {
-  CHECKPOINT_PREFIX,
   checkpointKey,
   listAll,
   listCheckpoints,
@@ -33,14 +32,21 @@ import {
 import { StripeMap } from "./stripe_map.ts";
 import { storeSegment, type Writer } from "./uploader.ts";
 
-/** The volume as the bucket has it, claimed by this writer. */
-export interface Recovered {
+/** The volume as the bucket has it at one moment. */
+export interface VolumeState {
   map: StripeMap;
-  writer: Writer;
-  /** The claim: the newest segment of the log. */
+  /** The newest segment of the log; 0 if there is none. */
   lastSeq: number;
+  /** Of the newest writer; 0 if there was none. */
+  epoch: number;
   /** What the map was read from; the log behind it was replayed. */
   checkpoint: LoadedCheckpoint | null;
+}
+
+/** The same, claimed by this writer: `lastSeq` is the claim. */
+export interface Recovered extends VolumeState {
+  writer: Writer;
+  /** Segments read between checkpoint and claim. */
   replayed: number;
 }
 
@@ -48,63 +54,90 @@ export interface Recovered {
  * Reads the volume and claims it.
  *
  * @param writerId 32 hexadecimal digits, new for every opening
+ * @param storedUpTo a seq up to which everything is known to have been stored
  * @throws DamageError naming the key, if something that was stored is missing or not as it was written
  */
-export async function recover(
+export function recover(
   bucket: Bucket,
   blocksPerStripe: number,
   writerId: string,
   logger: Logger,
+  storedUpTo = 0,
 ): Promise<Recovered> {
+  return undisturbed(bucket, async (seqs) => {
+    const { log, checkpoint } = await read(bucket, seqs, blocksPerStripe, logger, storedUpTo);
+    const writer = await claim(bucket, log, writerId);
+    const state = stateAt(log, checkpoint);
+    return { ...state, writer, replayed: state.lastSeq - 1 - (checkpoint?.seq ?? 0) };
+  });
+}
+
+/** Reads the volume and leaves it as it is, whoever has it open. Throws as `recover` does. */
+export function readState(
+  bucket: Bucket,
+  blocksPerStripe: number,
+  logger: Logger,
+  storedUpTo = 0,
+): Promise<VolumeState> {
+  return undisturbed(bucket, async (seqs) => {
+    const { log, checkpoint } = await read(bucket, seqs, blocksPerStripe, logger, storedUpTo);
+    return stateAt(log, checkpoint);
+  });
+}
+
+function stateAt(log: LogReader, checkpoint: LoadedCheckpoint | null): VolumeState {
+  return { map: log.map, lastSeq: log.end - 1, epoch: log.highestEpoch, checkpoint };
+}
+
+/**
+ * Does `act` with the seqs of the checkpoints there are, newest first; again, if a newer one has been stored before it
+ * ended: a writer that still lives may have cleaned up behind that one, under our eyes.
+ */
+async function undisturbed<T>(bucket: Bucket, act: (seqs: number[]) => Promise<T>): Promise<T> {
   for (;;) {
     const seen = await listCheckpoints(bucket);
-    const newestSeen = seen[0] ?? 0;
+    const isNewest = async () => (await listCheckpoints(bucket))[0] === seen[0];
     try {
-      const { map, checkpoint } = await readNewestCheckpoint(bucket, seen, blocksPerStripe, logger);
-      const log = new LogReader(bucket, map, checkpoint?.seq ?? 0, checkpoint?.epoch ?? 0);
-      await log.readOn();
-      if (log.end <= newestSeen) {
-        throw new DamageError(
-          `${segmentKey(log.end)}: missing, though ${
-            checkpointKey(newestSeen)
-          } was stored after it`,
-        );
-      }
-      const writer = await claim(bucket, log, writerId);
-      if (!await hasNewerCheckpoint(bucket, newestSeen)) {
-        const replayed = log.end - 1 - (checkpoint?.seq ?? 0);
-        return { map, writer, lastSeq: log.end, checkpoint, replayed };
-      }
+      const result = await act(seen);
+      if (await isNewest()) return result;
     } catch (error) {
-      if (!(error instanceof DamageError)) throw error;
-      // the old writer may have stored a checkpoint and cleaned up while we were reading
-      if (!await hasNewerCheckpoint(bucket, newestSeen)) throw error;
+      if (!(error instanceof DamageError) || await isNewest()) throw error;
     }
   }
 }
 
-async function hasNewerCheckpoint(bucket: Bucket, seq: number): Promise<boolean> {
-  const after = seq === 0 ? undefined : checkpointKey(seq);
-  return (await bucket.list(CHECKPOINT_PREFIX, after)).length > 0;
-}
-
-/** The newest of the checkpoints `seqs` whose parts are all there and check out. */
-async function readNewestCheckpoint(
+/** The newest checkpoint of `seqs` that is sound, and the log behind it. */
+async function read(
   bucket: Bucket,
   seqs: number[],
   blocksPerStripe: number,
   logger: Logger,
-): Promise<{ map: StripeMap; checkpoint: LoadedCheckpoint | null }> {
+  storedUpTo: number,
+): Promise<{ log: LogReader; checkpoint: LoadedCheckpoint | null }> {
+  const damages: string[] = [];
+  let map = new StripeMap(blocksPerStripe);
+  let checkpoint: LoadedCheckpoint | null = null;
   for (const seq of seqs) {
-    const map = new StripeMap(blocksPerStripe);
     try {
-      return { map, checkpoint: await loadCheckpoint(bucket, seq, map) };
+      checkpoint = await loadCheckpoint(bucket, seq, map);
+      break;
     } catch (error) {
       if (!(error instanceof DamageError)) throw error;
       logger.warn(`${error.message}; trying the checkpoint before it, or the whole log`);
+      damages.push(error.message);
+      map = new StripeMap(blocksPerStripe);
     }
   }
-  return { map: new StripeMap(blocksPerStripe), checkpoint: null };
+  try {
+    const log = new LogReader(bucket, map, checkpoint?.seq ?? 0, checkpoint?.epoch ?? 0);
+    await log.readOn();
+    if (seqs.length > 0) log.assertReaches(seqs[0], `${checkpointKey(seqs[0])} is there`);
+    log.assertReaches(storedUpTo, `lease.json says that everything up to ${storedUpTo} was stored`);
+    return { log, checkpoint };
+  } catch (error) {
+    if (!(error instanceof DamageError) || damages.length === 0) throw error;
+    throw new DamageError(`${damages.join("; ")}; and the log is no help: ${error.message}`);
+  }
 }
 
 /** Applies the log to a map, from one seq on, as far as it goes. */
@@ -112,21 +145,31 @@ class LogReader {
   /** The first number not read: free, or a leftover's. */
   end: number;
   highestEpoch: number;
+  readonly map: StripeMap;
   readonly #bucket: Bucket;
-  readonly #map: StripeMap;
   readonly #reads = new Limiter(DOWNLOADS_MAX);
   /** Segments of a batch whose last one is not read yet. */
   #unfinished: SegmentHead[] = [];
 
   constructor(bucket: Bucket, map: StripeMap, afterSeq: number, epoch: number) {
     this.#bucket = bucket;
-    this.#map = map;
+    this.map = map;
     this.end = afterSeq + 1;
     this.highestEpoch = epoch;
   }
 
   /** Reads and applies what has come since. */
   async readOn(): Promise<void> {
+    for (let lookedFrom = 0;; lookedFrom = this.end) {
+      const gap = await this.#readToGap();
+      if (!gap) return;
+      // a writer that lives may have closed it between the list and the look behind it: look once more
+      if (lookedFrom === this.end) throw gap;
+    }
+  }
+
+  /** Reads on to the end, which is returned as damage if it was stored once. */
+  async #readToGap(): Promise<DamageError | undefined> {
     const keys = await listAll(this.#bucket, "log/", segmentKey(this.end - 1));
     const listed = keys.map(seqOfKey).filter((seq) => seq !== undefined);
     let at = 0;
@@ -137,12 +180,18 @@ class LogReader {
       }
       const heads = await this.#readHeads(listed.slice(at, stop));
       for (const head of heads) {
-        if (head.epoch < this.highestEpoch) return this.#checkBehindEnd(listed.slice(at));
+        if (head.epoch < this.highestEpoch) return this.#damageAtEnd(listed.slice(at));
         this.#take(head);
         at++;
       }
     }
-    await this.#checkBehindEnd(listed.slice(at));
+    return this.#damageAtEnd(listed.slice(at));
+  }
+
+  /** @throws DamageError if the log ends before `seq`, which was stored, as `witness` says */
+  assertReaches(seq: number, witness: string): void {
+    if (this.end > seq) return;
+    throw new DamageError(`${segmentKey(this.end)}: missing or replaced, though ${witness}`);
   }
 
   async #readHeads(seqs: number[]): Promise<SegmentHead[]> {
@@ -161,38 +210,40 @@ class LogReader {
     if (head.epoch > this.highestEpoch) {
       this.highestEpoch = head.epoch;
       this.#dropUnfinished();
-      if (head.records.length === 0) return void this.#map.claims.add(head.seq);
+      if (head.records.length === 0) return void this.map.claims.add(head.seq);
     }
     this.#unfinished.push(head);
     if (!head.lastOfBatch) return;
     for (const { seq, objectBytes, records } of this.#unfinished) {
-      this.#map.apply(seq, objectBytes, records);
+      this.map.apply(seq, objectBytes, records);
     }
     this.#unfinished = [];
   }
 
   /** A batch whose writer died before its last segment: its objects hold nothing that is live. */
   #dropUnfinished(): void {
-    for (const { seq, objectBytes } of this.#unfinished) this.#map.apply(seq, objectBytes, []);
+    for (const { seq, objectBytes } of this.#unfinished) this.map.apply(seq, objectBytes, []);
     this.#unfinished = [];
   }
 
   /** Our claim lies at the end: what was unfinished before it stays so. */
-  claimed(seq: number): void {
+  claimed(seq: number, epoch: number): void {
     this.#dropUnfinished();
-    this.#map.claims.add(seq);
-    this.end = seq;
+    this.map.claims.add(seq);
+    this.highestEpoch = epoch;
+    this.end = seq + 1;
   }
 
   /** What lies behind the end is a dead writer's leftover, unless it says that the end was stored. */
-  async #checkBehindEnd(seqs: number[]): Promise<void> {
+  async #damageAtEnd(seqs: number[]): Promise<DamageError | undefined> {
     for (const head of await this.#readHeads(seqs)) {
       if (head.storedUpTo < this.end) continue;
-      throw new DamageError(
+      return new DamageError(
         `${segmentKey(this.end)}: missing or replaced, though ${segmentKey(head.seq)} ` +
           `says that everything up to ${head.storedUpTo} was stored`,
       );
     }
+    return undefined;
   }
 }
 
@@ -210,7 +261,7 @@ async function claim(bucket: Bucket, log: LogReader, writerId: string): Promise<
     });
     const taken = await storeSegment(bucket, seq, bytes, writer, log.highestEpoch);
     if (!taken) {
-      log.claimed(seq);
+      log.claimed(seq, writer.epoch);
       return writer;
     }
     await log.readOn();

@@ -120,16 +120,18 @@ export class Volume implements BlockDevice {
     const { bucket, clock, chance, logger, host } = around;
     const wanted = { ...options, defaultStripeBytes: STRIPE_BYTES_DEFAULT };
     const { info, etag } = await readOrCreateVolume(bucket, wanted, chance.uuid(), clock);
-    const dead = await refuseIfHeld(bucket, host, clock, options.takeover, logger);
+    const tenancy = await refuseIfHeld(bucket, host, clock, options.takeover, logger);
     await warnIfUnconditional(bucket, logger);
     const writerId = chance.uuid().replaceAll("-", "");
-    const recovered = await recover(bucket, info.stripeBytes / BLOCK_BYTES, writerId, logger);
+    const blocksPerStripe = info.stripeBytes / BLOCK_BYTES;
+    const storedUpTo = tenancy?.storedUpTo;
+    const recovered = await recover(bucket, blocksPerStripe, writerId, logger, storedUpTo);
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
     const volume = new Volume(options, around, grown, recovered);
     await volume.#lease.acquire();
-    if (dead) host.forget(dead);
+    if (tenancy?.state === "gone") host.forget(tenancy.holder);
     volume.#reclaimer.consider();
     return volume;
   }
@@ -179,7 +181,15 @@ export class Volume implements BlockDevice {
       confirm: () => this.#confirm(),
       requests: () => this.#requests,
     });
-    this.#lease = new Lease(bucket, host, writer, clock, logger, (error) => this.#fail(error));
+    this.#lease = new Lease(
+      bucket,
+      host,
+      writer,
+      clock,
+      logger,
+      () => uploader.storedUpTo,
+      (error) => this.#fail(error),
+    );
   }
 
   /**

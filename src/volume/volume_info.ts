@@ -3,8 +3,10 @@
  */
 import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
-import { messageOf, UsageError } from "../errors.ts";
-import { STRIPE_BYTES_MAX, STRIPE_BYTES_MIN, VOLUME_BYTES_MAX } from "../limits.ts";
+import { DamageError, UsageError } from "../errors.ts";
+import { decodeChecked, encodeChecked } from "./checked_json.ts";
+import { CHECKPOINT_PREFIX } from "./checkpoint.ts";
+import { seqOfKey } from "./segment.ts";
 
 export const VOLUME_KEY = "volume.json";
 const VOLUME_FORMAT = 1;
@@ -27,23 +29,31 @@ export interface WantedShape {
   defaultStripeBytes: number;
 }
 
+/** What `volume.json` says, and the version of it that said so. */
+export interface FoundVolume {
+  info: VolumeInfo;
+  etag: string;
+}
+
 /**
  * Reads `volume.json`, or creates it.
  *
  * @throws UsageError if the volume has another format or stripe, or is larger than configured
+ * @throws DamageError as `readVolume` does
  */
 export async function readOrCreateVolume(
   bucket: Bucket,
   wanted: WantedShape,
   uuid: string,
   clock: Clock,
-): Promise<{ info: VolumeInfo; etag: string }> {
+): Promise<FoundVolume> {
   for (;;) {
-    const found = await bucket.get(VOLUME_KEY);
-    if (found) return { info: checkVolume(bucket, found.bytes, wanted), etag: found.etag };
-    if (wanted.volumeBytes === undefined) {
-      throw noVolumeIn(bucket.name);
+    const found = await readVolume(bucket);
+    if (found) {
+      refuseOtherShape(bucket, found.info, wanted);
+      return found;
     }
+    if (wanted.volumeBytes === undefined) throw noVolumeIn(bucket.name);
     const info: VolumeInfo = {
       format: VOLUME_FORMAT,
       uuid,
@@ -51,9 +61,35 @@ export async function readOrCreateVolume(
       volumeBytes: wanted.volumeBytes,
       created: new Date(clock.now()).toISOString(),
     };
-    await bucket.put(VOLUME_KEY, encodeVolume(info), { ifAbsent: true });
+    await bucket.put(VOLUME_KEY, encodeChecked(info), { ifAbsent: true });
     // whoever created it, what is there counts
   }
+}
+
+/**
+ * Reads `volume.json`; null if there is no volume.
+ *
+ * @throws DamageError if it is damaged, or missing where there is the rest of a volume: a new one made over that
+ *   could have other stripes
+ */
+export async function readVolume(bucket: Bucket): Promise<FoundVolume | null> {
+  let rest: string | undefined;
+  for (;;) {
+    const found = await bucket.get(VOLUME_KEY);
+    if (found) return { info: parseVolume(bucket, found.bytes), etag: found.etag };
+    if (rest !== undefined) {
+      throw new DamageError(`${VOLUME_KEY}: missing, though ${rest} is there`);
+    }
+    rest = await anyOfTheRest(bucket);
+    if (rest === undefined) return null;
+    // another program may have created it, and begun its log, between the two looks
+  }
+}
+
+/** A key that only a volume's writer makes. */
+async function anyOfTheRest(bucket: Bucket): Promise<string | undefined> {
+  const segment = (await bucket.list("log/")).find((key) => seqOfKey(key) !== undefined);
+  return segment ?? (await bucket.list(CHECKPOINT_PREFIX))[0];
 }
 
 /** Records a larger size; another writer's change in between is found and kept. */
@@ -64,41 +100,27 @@ export async function growVolume(
   volumeBytes: number,
 ): Promise<VolumeInfo> {
   const grown = { ...info, volumeBytes };
-  const result = await bucket.put(VOLUME_KEY, encodeVolume(grown), { ifMatch: etag });
+  const result = await bucket.put(VOLUME_KEY, encodeChecked(grown), { ifMatch: etag });
   if (result.stored) return grown;
-  const found = await bucket.get(VOLUME_KEY);
-  const now = found && checkVolume(bucket, found.bytes, { ...info, defaultStripeBytes: 0 });
-  if (now?.volumeBytes !== volumeBytes) {
+  const now = await readVolume(bucket);
+  if (now?.info.volumeBytes !== volumeBytes) {
     throw new UsageError(`${bucket.name}: ${VOLUME_KEY} was changed by another program; try again`);
   }
-  return now;
+  return now.info;
 }
 
-function encodeVolume(info: VolumeInfo): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify(info, null, 1) + "\n");
+function parseVolume(bucket: Bucket, bytes: Uint8Array): VolumeInfo {
+  const info = decodeChecked<VolumeInfo>(VOLUME_KEY, bytes);
+  if (info.format !== VOLUME_FORMAT) {
+    throw new UsageError(
+      `${bucket.name}: ${VOLUME_KEY} has format ${info.format}; ` +
+        `this program reads format ${VOLUME_FORMAT} only`,
+    );
+  }
+  return info;
 }
 
-function checkVolume(bucket: Bucket, bytes: Uint8Array, wanted: WantedShape): VolumeInfo {
-  const where = `${bucket.name}: ${VOLUME_KEY}`;
-  let info: VolumeInfo;
-  try {
-    info = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (error) {
-    throw new UsageError(`${where} can't be read as JSON (${messageOf(error)}): it is damaged`);
-  }
-  if (info?.format !== VOLUME_FORMAT) {
-    throw new UsageError(
-      `${where} has format ${info?.format}; this program reads format ${VOLUME_FORMAT} only`,
-    );
-  }
-  const isStripe = Number.isInteger(Math.log2(info.stripeBytes)) &&
-    info.stripeBytes >= STRIPE_BYTES_MIN && info.stripeBytes <= STRIPE_BYTES_MAX;
-  if (!isStripe || !(info.volumeBytes > 0 && info.volumeBytes <= VOLUME_BYTES_MAX)) {
-    throw new UsageError(
-      `${where} gives stripes of ${info.stripeBytes} and a size of ${info.volumeBytes} bytes, ` +
-        `which no volume has: it is damaged`,
-    );
-  }
+function refuseOtherShape(bucket: Bucket, info: VolumeInfo, wanted: WantedShape): void {
   const { stripeBytes, volumeBytes } = wanted;
   if (stripeBytes !== undefined && stripeBytes !== info.stripeBytes) {
     throw new UsageError(
@@ -112,5 +134,4 @@ function checkVolume(bucket: Bucket, bytes: Uint8Array, wanted: WantedShape): Vo
         `bytes, and a volume can grow but not shrink: set VOLUMESIZE=${info.volumeBytes} or more`,
     );
   }
-  return info;
 }

@@ -66,6 +66,8 @@ export class MemoryBucket implements Bucket {
   };
   /** While set, every request fails with it: S3 is away. */
   outage: Error | null = null;
+  /** One request more is a fault of who asks: so that a loop without an end comes to one. */
+  requestsMax = Infinity;
 
   readonly #faults: Record<RequestKind, Fault[]> = { get: [], put: [], delete: [], list: [] };
   readonly #holding = new Set<RequestKind>();
@@ -202,6 +204,7 @@ export class MemoryBucket implements Bucket {
     apply: (fault?: Fault) => T,
   ): Promise<T> {
     this.counts[kind].requests++;
+    if (--this.requestsMax < 0) throw new Error(`${kind} ${key}: no end of requests`);
     await Promise.resolve();
     signal?.throwIfAborted();
     if (this.#holding.has(kind)) await this.#held(kind, key, signal);

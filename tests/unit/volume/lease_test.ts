@@ -1,10 +1,11 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { FencedError, UsageError } from "../../../src/errors.ts";
+import { DamageError, FencedError, UsageError } from "../../../src/errors.ts";
 import { LEASE_EXPIRED_MS, LEASE_RENEW_MS } from "../../../src/limits.ts";
 import { LEASE_KEY } from "../../../src/volume/lease.ts";
+import { segmentKey } from "../../../src/volume/segment.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
-import { hostNamed, openVolume, rememberingLogger } from "./open_volume.ts";
+import { blocks, firstBytes, hostNamed, openVolume, rememberingLogger } from "./open_volume.ts";
 
 const here = hostNamed("here");
 const there = hostNamed("there");
@@ -107,10 +108,48 @@ Deno.test("a lease that was stored although its answer was lost is known for our
   volume.abandon();
 });
 
-Deno.test("a lease that can't be read counts as none, and is replaced", async () => {
-  const bucket = new MemoryBucket();
-  await bucket.put(LEASE_KEY, new TextEncoder().encode("{"));
-  const { volume } = await openVolume({}, { bucket });
-  assertEquals(leaseIn(bucket).epoch, 1);
-  volume.abandon();
+Deno.test("a lease that can't be read is refused and named; --takeover goes on and replaces it", async () => {
+  const { volume, bucket, clock } = await openVolume();
+  await volume.close();
+  bucket.flipBit(LEASE_KEY, 100);
+  const error = await assertRejects(() => openVolume({}, { bucket, clock }), DamageError);
+  for (const part of [LEASE_KEY, "CRC-32", "--takeover"]) assertStringIncludes(error.message, part);
+  const logger = rememberingLogger();
+  const { volume: next } = await openVolume({ takeover: true }, { bucket, clock, logger });
+  assertStringIncludes(logger.warnings[0], LEASE_KEY);
+  assertEquals(leaseIn(bucket).epoch, 2);
+  next.abandon();
+});
+
+Deno.test("a holder replaces its lease when that has been damaged or deleted", async () => {
+  for (const harm of ["damage", "delete"]) {
+    const { volume, bucket, clock, failures } = await openVolume();
+    if (harm === "damage") bucket.objects.set(LEASE_KEY, { bytes: new Uint8Array(9), etag: "bad" });
+    else bucket.objects.delete(LEASE_KEY);
+    await clock.advance(LEASE_RENEW_MS);
+    assertEquals([leaseIn(bucket).renewedAt, failures], [clock.now(), []]);
+    volume.abandon();
+  }
+});
+
+Deno.test("a crash's newest segment is missed once the lease has been renewed", async () => {
+  for (const renewed of [true, false]) {
+    const { volume, bucket, clock } = await openVolume();
+    for (const value of [1, 2]) {
+      volume.write(0, blocks(1, value));
+      await volume.flush();
+    }
+    if (renewed) await clock.advance(LEASE_RENEW_MS);
+    volume.abandon();
+    bucket.objects.delete(segmentKey(3));
+    if (renewed) {
+      const error = await assertRejects(() => openVolume({}, { bucket, clock }), DamageError);
+      for (const part of [segmentKey(3), LEASE_KEY]) assertStringIncludes(error.message, part);
+    } else {
+      // nothing in the bucket tells of it: what the README says is not promised
+      const { volume: next } = await openVolume({}, { bucket, clock });
+      assertEquals(await firstBytes(next, 0, 1), [1]);
+      next.abandon();
+    }
+  }
 });

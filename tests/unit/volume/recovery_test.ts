@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { DamageError, FencedError } from "../../../src/errors.ts";
 import { silentLogger } from "../../../src/logger.ts";
 import { Checkpointer, checkpointKey } from "../../../src/volume/checkpoint.ts";
-import { recover } from "../../../src/volume/recovery.ts";
+import { readState, recover } from "../../../src/volume/recovery.ts";
 import { parseSegmentHead, SegmentBuilder, segmentKey } from "../../../src/volume/segment.ts";
 import { settle } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
@@ -147,6 +147,32 @@ Deno.test("a segment that the old writer stores just before the claim is not los
   assertEquals(await opened, { stripes: [1, 2], newest: 2, epoch: 2, lastSeq: 3 });
 });
 
+Deno.test("a gap that a living writer closes while we look behind it is no damage", async () => {
+  const bucket = new MemoryBucket();
+  for (const seq of [1, 2, 3, 4]) await put(bucket, seq);
+  const list = bucket.list.bind(bucket);
+  let early = true;
+  // the list was made before 3 was stored, the look at 4 behind it
+  bucket.list = async (...args) => {
+    const keys = await list(...args);
+    return early && keys.length > 1
+      ? (early = false, keys.filter((k) => k !== segmentKey(3)))
+      : keys;
+  };
+  assertEquals(await found(bucket), { stripes: [1, 2, 3, 4], newest: 4, epoch: 2, lastSeq: 5 });
+  assertEquals(early, false);
+});
+
+Deno.test("a volume can be read without being claimed, whoever has it open", async () => {
+  const bucket = await withCheckpoints();
+  await put(bucket, 7, { last: false });
+  const before = new Map(bucket.objects);
+  const { map, lastSeq, epoch, checkpoint } = await readState(bucket, BLOCKS, silentLogger);
+  assertEquals([lastSeq, epoch, checkpoint!.seq], [7, 1, 4]);
+  assertEquals([map.base(0)!.seq, map.isMapped(7)], [6, false], "7 is of an unfinished batch");
+  assertEquals(bucket.objects, before);
+});
+
 /** Six segments, and checkpoints after 2 and 4. */
 async function withCheckpoints() {
   const bucket = new MemoryBucket();
@@ -213,7 +239,19 @@ Deno.test("with every checkpoint damaged the whole log is read, and refused if i
   const { checkpoint, map } = await open(bucket);
   assertEquals([checkpoint, map.base(0)!.seq], [null, 6]);
   cleaned.objects.delete(segmentKey(1));
-  await assertRejects(() => open(cleaned), DamageError, segmentKey(1));
+  const error = await assertRejects(() => open(cleaned), DamageError, segmentKey(1));
+  // what is damaged is named too, and not only what can't replace it
+  for (const seq of [2, 4]) assertStringIncludes(error.message, `map/000000000${seq}/0000`);
+});
+
+Deno.test("keys of another form beside the checkpoints are left alone", async () => {
+  const bucket = await withCheckpoints();
+  for (const key of ["checkpoint/", "checkpoint/0000000009.bak", "checkpoint/zzz", "log/x"]) {
+    await bucket.put(key, new Uint8Array());
+  }
+  const logger = rememberingLogger();
+  assertEquals((await open(bucket, logger)).checkpoint!.seq, 4);
+  assertEquals(logger.warnings, []);
 });
 
 Deno.test("a log that ends before the newest checkpoint is damage", async () => {

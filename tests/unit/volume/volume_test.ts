@@ -1,9 +1,10 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { UsageError } from "../../../src/errors.ts";
+import { DamageError, UsageError } from "../../../src/errors.ts";
 import { BLOCK_BYTES, CHECKPOINT_MS, GIB, MIB, TIB } from "../../../src/limits.ts";
+import { decodeChecked, encodeChecked } from "../../../src/volume/checked_json.ts";
 import { listCheckpoints } from "../../../src/volume/checkpoint.ts";
 import { Volume } from "../../../src/volume/volume.ts";
-import { VOLUME_KEY } from "../../../src/volume/volume_info.ts";
+import { VOLUME_KEY, type VolumeInfo } from "../../../src/volume/volume_info.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 import {
   blocks,
@@ -113,22 +114,49 @@ Deno.test("without STRIPE and VOLUMESIZE the volume is opened as it is; a new on
 Deno.test("a volume.json that is damaged or of another format is refused", async () => {
   const { volume, bucket } = await openVolume();
   await volume.close();
-  const good = text(bucket, VOLUME_KEY);
-  const harms = [
-    good.slice(0, 20),
-    "null",
-    good.replace('"format": 1', '"format": 2'),
-    good.replace('"stripeBytes": 16384', '"stripeBytes": 16385'),
-    good.replace('"volumeBytes": 1048576', '"volumeBytes": null'),
+  const good = bucket.objects.get(VOLUME_KEY)!.bytes;
+  const info = decodeChecked<VolumeInfo>(VOLUME_KEY, good);
+  const otherSize = text(bucket, VOLUME_KEY).replace("1048576", "1048577");
+  const harms: [Uint8Array, typeof DamageError | typeof UsageError][] = [
+    [good.subarray(0, 20), DamageError],
+    [new Uint8Array(), DamageError],
+    [new TextEncoder().encode(otherSize), DamageError],
+    [encodeChecked({ ...info, format: 2 }), UsageError],
   ];
-  for (const harm of harms) {
-    assert(harm !== good);
-    const bytes = new TextEncoder().encode(harm);
+  for (const [bytes, kind] of harms) {
     bucket.objects.set(VOLUME_KEY, { bytes, etag: "harm" });
     for (const options of [{}, { stripeBytes: undefined, volumeBytes: undefined }]) {
-      await assertRejects(() => openVolume(options, { bucket }), UsageError, VOLUME_KEY);
+      await assertRejects(() => openVolume(options, { bucket }), kind, VOLUME_KEY);
     }
   }
+});
+
+Deno.test("a volume.json that is missing is not made anew over the rest of a volume", async () => {
+  const { volume, bucket } = await openVolume();
+  volume.write(0, blocks(1, 1));
+  await volume.close();
+  bucket.objects.delete(VOLUME_KEY);
+  const others = { stripeBytes: 64 * KIB };
+  for (const withLog of [true, false]) {
+    if (!withLog) { for (const key of logKeys(bucket)) bucket.objects.delete(key); }
+    const before = new Map(bucket.objects);
+    await assertRejects(() => openVolume(others, { bucket }), DamageError, VOLUME_KEY);
+    assertEquals(bucket.objects, before, "nothing was touched");
+  }
+});
+
+Deno.test("a volume that another program creates while we look for it is opened", async () => {
+  const other = await openVolume();
+  other.volume.abandon();
+  const bucket = new MemoryBucket();
+  bucket.hold("list");
+  const opened = openVolume({}, { bucket });
+  await bucket.untilHeld(1); // volume.json is not there
+  for (const [key, object] of other.bucket.objects) bucket.objects.set(key, object);
+  bucket.release("list");
+  const { volume } = await opened;
+  assertEquals(volume.epoch, 2);
+  volume.abandon();
 });
 
 Deno.test("a disk whose size is no multiple of stripe or block works to its last byte", async () => {
