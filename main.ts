@@ -3,8 +3,8 @@
  *
  *   command line → config.ini → listen → bucket → volume → NBD server → drain
  *
- * The stack is composed here and nowhere else. Exit codes: 0 clean, 2 configuration or start-up refused, 3 fenced by
- * another writer, 4 stopped with data not stored.
+ * The stack is composed here and nowhere else. Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up
+ * refused, 3 fenced by another writer, 4 stopped with data not stored.
  */
 import { dirname, join } from "node:path";
 import { parseArgs } from "@std/cli/parse-args";
@@ -13,6 +13,7 @@ import type { Bucket } from "./src/bucket/bucket.ts";
 import { ConditionalBucket } from "./src/bucket/conditional_bucket.ts";
 import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
+import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
 import { defaultSettings, describe, findConfig, parseConfig, type Settings } from "./src/config.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
@@ -25,6 +26,7 @@ import { DrainProgress, showBytes } from "./src/progress.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
 
 const EXIT_CLEAN = 0;
+const EXIT_DAMAGED = 1;
 const EXIT_REFUSED = 2;
 const EXIT_FENCED = 3;
 const EXIT_NOT_STORED = 4;
@@ -32,6 +34,7 @@ const EXIT_NOT_STORED = 4;
 const HELP = `ElasticDrive ${manifest.version}: a disk in an S3 bucket, served over NBD
 
 usage: elasticdrive [-c FILE] [--takeover]     serve the drive
+       elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
        elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
 
   -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
@@ -41,11 +44,13 @@ usage: elasticdrive [-c FILE] [--takeover]     serve the drive
   -V, --version       the version
 
 Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
-Exit codes: 0 clean, 2 configuration or start-up refused, 3 fenced by another writer, 4 stopped with
-data not stored.`;
+Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
+writer, 4 stopped with data not stored.`;
+
+const WORDS = ["check", "check-config"] as const;
 
 interface CommandLine {
-  command: "serve" | "check-config" | "help" | "version";
+  command: "serve" | typeof WORDS[number] | "help" | "version";
   config?: string;
   takeover: boolean;
 }
@@ -64,19 +69,14 @@ function readCommandLine(args: string[]): CommandLine {
     },
   });
   const words = found._.map(String);
-  const unknown = words.find((word, at) => at > 0 || word !== "check-config");
+  const command = WORDS.find((word) => word === words[0]);
+  const unknown = words[command === undefined ? 0 : 1];
   if (unknown !== undefined) refuse(unknown);
   if (found.config === "" || Array.isArray(found.config)) {
     throw new UsageError("-c takes the name of one configuration file");
   }
   return {
-    command: found.help
-      ? "help"
-      : found.version
-      ? "version"
-      : words[0] === "check-config"
-      ? "check-config"
-      : "serve",
+    command: found.help ? "help" : found.version ? "version" : command ?? "serve",
     config: found.config,
     takeover: found.takeover,
   };
@@ -97,10 +97,12 @@ function loadSettings(config?: string): LoadedSettings {
   return { settings, warning: "no config.ini found: using the built-in trial configuration" };
 }
 
-/** A bucket that is not there is created only for a volume whose size is known. */
-async function openBucket(settings: Settings, logger: Logger): Promise<RetryingBucket> {
-  const { bucket, prefix, volumeBytes } = settings;
-  const mayCreate = volumeBytes !== undefined;
+async function openBucket(
+  settings: Settings,
+  logger: Logger,
+  mayCreate: boolean,
+): Promise<RetryingBucket> {
+  const { bucket, prefix } = settings;
   const around = { clock: systemClock, chance: systemChance, logger, mayCreate };
   if (bucket.kind === "directory") {
     const path = join(bucket.path, prefix);
@@ -154,7 +156,10 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   // once it is open, its lock says whether we are alive, until the lease is released
   let isHeld = false;
   cleanUp.defer(() => isHeld || host.close());
-  const bucket = cleanUp.adopt(await openBucket(settings, logger), (bucket) => bucket.close());
+  // a bucket that is not there is created only for a volume whose size is known
+  const mayCreate = settings.volumeBytes !== undefined;
+  const bucket = await openBucket(settings, logger, mayCreate);
+  cleanUp.defer(() => bucket.close());
   const ended = Promise.withResolvers<number>();
   const volume = await Volume.open(options, {
     bucket,
@@ -192,6 +197,21 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   );
   isHeld = code === EXIT_NOT_STORED;
   return code;
+}
+
+async function check(
+  settings: Settings,
+  logger: Logger,
+  print: (line: string) => void,
+): Promise<number> {
+  using cleanUp = new DisposableStack();
+  const host = new LocalHost(systemClock, logger);
+  cleanUp.defer(() => host.close());
+  const bucket = await openBucket(settings, logger, false);
+  cleanUp.defer(() => bucket.close());
+  const isTerminal = Deno.stderr.isTerminal();
+  const around = { host, clock: systemClock, logger, isTerminal, print };
+  return await checkAndReport(bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
 }
 
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
@@ -235,6 +255,7 @@ async function main(args: string[]): Promise<number> {
   const logger = stderrLogger(settings.debug);
   if (warning) logger.warn(warning);
   if (command === "check-config") return print(describe(settings).join("\n")), EXIT_CLEAN;
+  if (command === "check") return await check(settings, logger, print);
   return await serve(settings, takeover, logger);
 }
 

@@ -14,13 +14,12 @@ export function showBytes(bytes: number): string {
   return `${Number.isInteger(value) ? value : value.toFixed(1)} ${unit}`;
 }
 
-/** Shows how much is still to be stored while the program stops. */
-export class DrainProgress {
+/** One line of progress: on a terminal it changes in place. */
+class ProgressLine {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #isTerminal: boolean;
   readonly #startedAt: number;
-  #totalBytes = 0;
   #shownAt = -Infinity;
 
   constructor(clock: Clock, logger: Logger, isTerminal: boolean) {
@@ -30,23 +29,77 @@ export class DrainProgress {
     this.#startedAt = clock.monotonic();
   }
 
-  show(leftBytes: number): void {
-    this.#totalBytes = Math.max(this.#totalBytes, leftBytes);
+  get seconds(): number {
+    return (this.#clock.monotonic() - this.#startedAt) / 1000;
+  }
+
+  /** Shows the text, if it is time for a new one. */
+  show(text: (isTerminal: boolean) => string): void {
     const now = this.#clock.monotonic();
     if (now - this.#shownAt < (this.#isTerminal ? TERMINAL_EVERY_MS : LINE_EVERY_MS)) return;
     this.#shownAt = now;
-    const text = `stopping: ${showBytes(leftBytes)} of ${showBytes(this.#totalBytes)} to store`;
-    if (this.#isTerminal) this.#write(`\r\x1b[K${text}`);
-    else this.#logger.info(text);
+    if (this.#isTerminal) this.#write(`\r\x1b[K${text(true)}`);
+    else this.#logger.info(text(false));
   }
 
-  end(result: string): void {
+  /** Takes the line away from a terminal. */
+  end(): void {
     if (this.#isTerminal) this.#write("\r\x1b[K");
-    const seconds = ((this.#clock.monotonic() - this.#startedAt) / 1000).toFixed(1);
-    this.#logger.info(`stopped after ${seconds} s: ${result}`);
   }
 
   #write(text: string): void {
     Deno.stderr.writeSync(new TextEncoder().encode(text));
+  }
+}
+
+/** Shows how much is still to be stored while the program stops. */
+export class DrainProgress {
+  readonly #line: ProgressLine;
+  readonly #logger: Logger;
+  #totalBytes = 0;
+
+  constructor(clock: Clock, logger: Logger, isTerminal: boolean) {
+    this.#line = new ProgressLine(clock, logger, isTerminal);
+    this.#logger = logger;
+  }
+
+  show(leftBytes: number): void {
+    this.#totalBytes = Math.max(this.#totalBytes, leftBytes);
+    const all = showBytes(this.#totalBytes);
+    this.#line.show(() => `stopping: ${showBytes(leftBytes)} of ${all} to store`);
+  }
+
+  end(result: string): void {
+    this.#line.end();
+    this.#logger.info(`stopped after ${this.#line.seconds.toFixed(1)} s: ${result}`);
+  }
+}
+
+const BAR_LENGTH = 30;
+
+/** Shows how much of a volume has been read. */
+export class CheckProgress {
+  readonly #line: ProgressLine;
+
+  constructor(clock: Clock, logger: Logger, isTerminal: boolean) {
+    this.#line = new ProgressLine(clock, logger, isTerminal);
+  }
+
+  show(doneBytes: number, allBytes: number): void {
+    this.#line.show((isTerminal) => {
+      const share = allBytes === 0 ? 1 : doneBytes / allBytes;
+      const percent = `${Math.floor(share * 100)} %`.padStart(5);
+      const perSecond = showBytes(Math.round(doneBytes / Math.max(this.#line.seconds, 0.001)));
+      const text = `${percent}, ${showBytes(doneBytes)} of ${showBytes(allBytes)}, ${perSecond}/s`;
+      const filled = Math.floor(share * BAR_LENGTH);
+      if (!isTerminal) return `checking:${text}`;
+      return `checking [${"#".repeat(filled).padEnd(BAR_LENGTH, ".")}]${text}`;
+    });
+  }
+
+  /** Returns the seconds it took. */
+  end(): number {
+    this.#line.end();
+    return this.#line.seconds;
   }
 }

@@ -45,11 +45,11 @@ export class ConditionRefusedError extends UnavailableError {
   }
 }
 
-/** Why a bucket is not created although it is not there. */
+/** Why nothing is opened, and nothing created. */
 export function noVolumeIn(place: string): UsageError {
   return new UsageError(
-    `there is no volume at ${place}; to create one its size is needed: set VOLUMESIZE ` +
-      `(bytes, or with K, M, G or T)`,
+    `there is no volume at ${place}; a start of the drive creates one of the size in VOLUMESIZE: ` +
+      `set VOLUMESIZE (bytes, or with K, M, G or T)`,
   );
 }
 

@@ -261,14 +261,15 @@ function covers(patch: { firstBlock: number; blockCount: number }, block: number
   return block >= patch.firstBlock && block < patch.firstBlock + patch.blockCount;
 }
 
-function endOf(place: Place): number {
+/** The byte behind the record. */
+export function endOf(place: Place): number {
   return place.offset + RECORD_PREFIX_BYTES + place.storedBytes;
 }
 
 /** Sorts the records by place and parts them into what one GET each can bring. */
-function joinNeighbours(sources: Source[]): Source[][] {
+export function joinNeighbours<T extends { place: Place }>(sources: T[]): T[][] {
   sources.sort((a, b) => a.place.seq - b.place.seq || a.place.offset - b.place.offset);
-  const groups: Source[][] = [];
+  const groups: T[][] = [];
   for (const source of sources) {
     const group = groups.at(-1);
     const last = group?.at(-1);

@@ -23,11 +23,19 @@ Deno.test("--help names every option and exit code, --version the version", asyn
     const { code, stdout, stderr } = await runElasticDrive([option]);
     assertEquals([code, stderr], [0, ""]);
     for (
-      const word of ["-c", "--config", "--takeover", "--version", "check-config", "config.ini"]
+      const word of [
+        "-c",
+        "--config",
+        "--takeover",
+        "--version",
+        "] check ",
+        "check-config",
+        "config.ini",
+      ]
     ) {
       assertStringIncludes(stdout, word);
     }
-    assertMatch(stdout, /0 clean, 2 .*, 3 .*, 4 /s);
+    assertMatch(stdout, /0 clean, 1 .*, 2 .*, 3 .*, 4 /s);
   }
   for (const option of ["--version", "-V"]) {
     const { code, stdout } = await runElasticDrive([option]);
@@ -36,7 +44,16 @@ Deno.test("--help names every option and exit code, --version the version", asyn
 });
 
 Deno.test("an argument it does not know is refused", async () => {
-  for (const args of [["--takover"], ["serve"], ["check-config", "please"], ["-c"], ["-x"]]) {
+  for (
+    const args of [
+      ["--takover"],
+      ["serve"],
+      ["check-config", "please"],
+      ["check", "check"],
+      ["-c"],
+      ["-x"],
+    ]
+  ) {
     const { code, stderr } = await runElasticDrive(args);
     assertEquals(code, 2, args.join(" "));
     assertEquals(stderr.trim().split("\n").length, 1, stderr);
