@@ -73,7 +73,7 @@ export class VolumeCheck {
   tenancy: Tenancy | null | undefined;
   /** What was checked: the volume at one moment. Undefined if it can't be opened. */
   state: VolumeState | undefined;
-  /** Segments that the state knows. */
+  /** Segments that the state knows, claims included. */
   readonly segments: Weight = { objects: 0, bytes: 0 };
   /** Of them, what the map names. */
   liveBytes = 0;
@@ -161,7 +161,7 @@ export class VolumeCheck {
         const map = new StripeMap(this.#blocksPerStripe);
         const { packs } = await loadCheckpoint(this.#bucket, seq, map);
         for (const pack of packs) needed.add(pack);
-        this.#assertUsable(seq, map, keys);
+        this.#assertUsable(seq, keys);
       } catch (error) {
         if (!(error instanceof DamageError)) throw error;
         // a drive that has stored a newer one cleans up
@@ -173,19 +173,15 @@ export class VolumeCheck {
     return needed;
   }
 
-  /** What a checkpoint needs to stand in for a newer one: the log behind it, and the segments it names. */
-  #assertUsable(checkpoint: number, map: StripeMap, keys: Set<string>): void {
-    const assertThere = (seq: number) => {
+  /** What a checkpoint needs to stand in for a newer one: the log behind it. What that overwrites may be gone. */
+  #assertUsable(checkpoint: number, keys: Set<string>): void {
+    for (let seq = checkpoint + 1; seq <= this.state!.lastSeq; seq++) {
       // what the state itself needs is looked for later
-      if (keys.has(segmentKey(seq)) || (this.#map.segments.get(seq)?.liveBytes ?? 0) > 0) return;
+      if (keys.has(segmentKey(seq)) || (this.#map.segments.get(seq)?.liveBytes ?? 0) > 0) continue;
       throw new DamageError(
         `${segmentKey(seq)}: missing, and ${checkpointKey(checkpoint)} needs it`,
       );
-    };
-    for (const [seq, { liveBytes }] of map.segments) {
-      if (liveBytes > 0 && seq <= this.state!.lastSeq) assertThere(seq);
     }
-    for (let seq = checkpoint + 1; seq <= this.state!.lastSeq; seq++) assertThere(seq);
   }
 
   // ---- segments
@@ -193,7 +189,8 @@ export class VolumeCheck {
   async #checkSegments(): Promise<Suspect[]> {
     const suspects: Suspect[] = [];
     const notIndexed = new Set<number>();
-    await this.#gets.forEach(this.#map.segments, async ([seq, { liveBytes }]) => {
+    const claims = Array.from(this.#map.claims, (seq) => [seq, { liveBytes: 0 }] as const);
+    await this.#gets.forEach([...this.#map.segments, ...claims], async ([seq, { liveBytes }]) => {
       if (await this.#checkSegment(seq, suspects) !== liveBytes) notIndexed.add(seq);
     });
     const records = recordsIn(this.#map, notIndexed, this.#blocksPerStripe);
@@ -296,7 +293,8 @@ export class VolumeCheck {
     for (const key of keys) {
       if (key === VOLUME_KEY || key === LEASE_KEY || needed.has(key)) continue;
       const seq = seqOfKey(key);
-      if (seq !== undefined && this.#map.segments.has(seq)) continue;
+      const isKnown = (seq: number) => this.#map.segments.has(seq) || this.#map.claims.has(seq);
+      if (seq !== undefined && isKnown(seq)) continue;
       if (/^(log|checkpoint)\/\d{10}$|^map\/\d{10}\/\d{4}$/.test(key)) leftovers.push(key);
       else this.foreign.push(key);
     }

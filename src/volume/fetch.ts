@@ -182,14 +182,16 @@ export class Fetcher {
   }
 
   /** The segment is not there: rightly so, if every block that was wanted of it has been written meanwhile. */
-  #missing({ fetch, number }: Source, key: string): void {
+  #missing({ fetch, number, place }: Source, key: string): void {
     if (!this.#isCurrent(fetch)) return;
     const { cache } = this.#contents;
     const isWanted = fetch.sourceOf.some((source, block) =>
       source === number && !cache.isValid(fetch.slot, block)
     );
-    if (isWanted) this.#fail(fetch, new DamageError(`${key}: a segment in use is missing`));
-    else if (--fetch.missing === 0) this.#finish(fetch);
+    if (isWanted) {
+      const what = `${key} at offset ${place.offset}: the segment is missing`;
+      this.#fail(fetch, new DamageError(what));
+    } else if (--fetch.missing === 0) this.#finish(fetch);
   }
 
   #arrived(source: Source, key: string, bytes: Uint8Array): void {

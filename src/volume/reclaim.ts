@@ -245,7 +245,7 @@ export class Reclaimer {
     const found = await this.#bucket.get(key, { offset: 0, length: SEGMENT_HEAD_BYTES_MAX });
     if (!found) {
       await this.#options.confirm();
-      throw new DamageError(`${key}: a segment in use is missing`);
+      throw new DamageError(`${key}: the segment is missing`);
     }
     const byStripe = new Map<number, SegmentRecord[]>();
     for (const record of parseSegmentHead(key, found.bytes, found.size).records) {
