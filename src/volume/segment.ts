@@ -50,9 +50,12 @@ export const FORMAT_VERSION = 1;
 export const SEGMENT_HEADER_BYTES = 72;
 export const INDEX_ENTRY_BYTES = 28;
 export const RECORD_PREFIX_BYTES = 16;
-/** What a segment buffer must hold at most. */
-export const SEGMENT_BYTES_MAX = SEGMENT_HEAD_BYTES_MAX + SEGMENT_DATA_BYTES_MAX +
-  SEGMENT_RECORDS_MAX * RECORD_PREFIX_BYTES;
+/** What a segment with so many bytes of data takes at most. */
+export function segmentBytesFor(dataBytes: number): number {
+  return SEGMENT_HEAD_BYTES_MAX + Math.min(dataBytes, SEGMENT_DATA_BYTES_MAX) +
+    SEGMENT_RECORDS_MAX * RECORD_PREFIX_BYTES;
+}
+export const SEGMENT_BYTES_MAX = segmentBytesFor(SEGMENT_DATA_BYTES_MAX);
 
 const MAGIC = new TextEncoder().encode("EDRVSEG1");
 const FLAG_LAST_OF_BATCH = 1;

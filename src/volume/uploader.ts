@@ -52,16 +52,25 @@ export async function storeSegment(
 export class Uploader {
   readonly #bucket: Bucket;
   readonly #writer: Writer;
+  readonly #segmentBytesMax: number;
   readonly #freeBuffers: (Uint8Array | null)[];
   readonly #stored = new Set<number>();
   #nextSeq: number;
   #storedUpTo: number;
 
   /**
-   * @param uploads PUTs at a time; each has a buffer of SEGMENT_BYTES_MAX, made when first used
+   * @param uploads PUTs at a time; each has a buffer, made when first used
    * @param lastSeq the newest segment of the log, which is stored
+   * @param segmentBytesMax size of the buffers; less than SEGMENT_BYTES_MAX will do where no batch is so large
    */
-  constructor(bucket: Bucket, writer: Writer, uploads: number, lastSeq: number) {
+  constructor(
+    bucket: Bucket,
+    writer: Writer,
+    uploads: number,
+    lastSeq: number,
+    segmentBytesMax = SEGMENT_BYTES_MAX,
+  ) {
+    this.#segmentBytesMax = segmentBytesMax;
     this.#bucket = bucket;
     this.#writer = writer;
     this.#freeBuffers = new Array(uploads).fill(null);
@@ -87,11 +96,11 @@ export class Uploader {
   /**
    * Numbers a segment, has it filled in this turn, and stores it.
    *
-   * @param fill gets the seq and a buffer of SEGMENT_BYTES_MAX; returns the segment, a part of the buffer
+   * @param fill gets the seq and a buffer; returns the segment, a part of the buffer
    * @throws FencedError if a writer with a higher epoch has the place
    */
   async store(fill: (seq: number, buffer: Uint8Array) => Uint8Array): Promise<void> {
-    const buffer = this.#freeBuffers.pop() ?? new Uint8Array(SEGMENT_BYTES_MAX);
+    const buffer = this.#freeBuffers.pop() ?? new Uint8Array(this.#segmentBytesMax);
     const seq = this.#nextSeq++;
     if (seq > SEQ_MAX) throw new Error(`the log is full: ${SEQ_MAX} segments`);
     const bytes = fill(seq, buffer);

@@ -39,7 +39,7 @@ import { type Host, Lease, refuseIfHeld } from "./lease.ts";
 import { ReadPath } from "./read.ts";
 import { Reclaimer } from "./reclaim.ts";
 import { recover, type Recovered } from "./recovery.ts";
-import { SEGMENT_BYTES_MAX } from "./segment.ts";
+import { SEGMENT_BYTES_MAX, segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
 import { TrimPath } from "./trim.ts";
 import { Uploader } from "./uploader.ts";
@@ -159,7 +159,8 @@ export class Volume implements BlockDevice {
       clock,
     );
     const contents = new Contents(cache, new Zeroes(), map, clock, options.ioTimeoutMs);
-    const uploader = new Uploader(bucket, writer, options.uploads, lastSeq);
+    const segmentBytesMax = segmentBytesFor(contents.dirtyStripesMax * info.stripeBytes);
+    const uploader = new Uploader(bucket, writer, options.uploads, lastSeq, segmentBytesMax);
     const fetcher = new Fetcher(contents, bucket, () => this.#confirm());
     const flush = new FlushPath(
       contents,

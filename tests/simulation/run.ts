@@ -15,9 +15,16 @@ function say(text: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
 }
 
+let seed = first;
+// an assertion in the volume that nobody awaits
+globalThis.addEventListener("unhandledrejection", ({ reason }) => {
+  say(`seed ${seed}: ${reason?.stack ?? reason}`);
+  Deno.exit(1);
+});
+
 const totals: Record<string, number> = {};
 try {
-  for (let seed = first; seed < first + count; seed++) {
+  for (; seed < first + count; seed++) {
     for (const [what, number] of Object.entries(await simulate(seed))) {
       if (what !== "seed") totals[what] = (totals[what] ?? 0) + number;
     }

@@ -71,7 +71,7 @@ class Simulation implements World {
   constructor(seed: Seed) {
     this.seed = seed;
     const stripeBytes = 4096 << seed.pick([0, 1, 1, 2, 2, 4]);
-    const stripes = 4 + seed.below(stripeBytes > 16384 ? 12 : 40);
+    const stripes = 4 + seed.below(stripeBytes > 8192 ? 8 : 30);
     this.options = {
       stripeBytes,
       volumeBytes: stripeBytes * stripes,
