@@ -117,6 +117,8 @@ export const SEGMENTS_SMALL_MAX = 10_000;
 /** The lease is renewed this often, and counts as given up after three times that and a half. */
 export const LEASE_RENEW_MS = 20_000;
 export const LEASE_EXPIRED_MS = 70_000;
+/** Who takes a holder for dead by its own clock watches so long whether the lease is renewed: clocks differ. */
+export const LEASE_WATCH_MS = 25_000;
 
 // ---- bucket
 

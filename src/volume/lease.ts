@@ -7,9 +7,9 @@
  * and one that is missing after a crash would look like the end of the log.
  */
 import type { Bucket, FoundObject } from "../bucket/bucket.ts";
-import type { Clock } from "../clock.ts";
+import { type Clock, sleep } from "../clock.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "../errors.ts";
-import { LEASE_EXPIRED_MS, LEASE_RENEW_MS } from "../limits.ts";
+import { LEASE_EXPIRED_MS, LEASE_RENEW_MS, LEASE_WATCH_MS } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import { decodeChecked, encodeChecked } from "./checked_json.ts";
 import type { Writer } from "./uploader.ts";
@@ -39,6 +39,7 @@ export interface Host {
 
 interface LeaseFile {
   holder: Holder;
+  /** 0 while the holder is opening the volume. */
   epoch: number;
   /** Of the writer, 32 hexadecimal digits. */
   writer: string;
@@ -52,14 +53,16 @@ interface LeaseFile {
 
 /** What the lease tells somebody else. */
 export interface Tenancy {
-  /** The last who had the volume open. */
+  /** Of the lease as it was read. */
+  etag: string;
+  /** The last who had the volume open, or was about to. */
   holder: Holder;
   /**
    * held: the holder lives, as far as can be told; silent: it has not been heard of for too long; gone: it died
    * without a word.
    */
   state: "released" | "gone" | "silent" | "held";
-  /** The volume and its holder, for messages. */
+  /** The volume and its holder, for messages: "... was last heard of 7 s ago". */
   what: string;
   storedUpTo: number;
 }
@@ -77,14 +80,28 @@ export async function readTenancy(
   const found = await bucket.get(LEASE_KEY);
   if (!found) return null;
   const lease = decodeChecked<LeaseFile>(LEASE_KEY, found.bytes);
+  const { etag } = found;
   const { holder, epoch, renewedAt, released, storedUpTo } = lease;
   const seconds = Math.max(0, Math.round((clock.now() - renewedAt) / 1000));
-  const what = `${bucket.name} is open on ${holder.host} (pid ${holder.pid}, epoch ${epoch}), ` +
+  const who = `${holder.host} (pid ${holder.pid}${epoch === 0 ? "" : `, epoch ${epoch}`})`;
+  const what = `${bucket.name} is ${epoch === 0 ? "being opened" : "open"} on ${who}, ` +
     `which was last heard of ${seconds} s ago`;
-  if (released) return { holder, state: "released", what, storedUpTo };
+  if (released) return { etag, holder, state: "released", what, storedUpTo };
   const isGone = host.isGone(holder, renewedAt);
   const isSilent = isGone === undefined && seconds * 1000 > LEASE_EXPIRED_MS;
-  return { holder, state: isGone ? "gone" : isSilent ? "silent" : "held", what, storedUpTo };
+  return { etag, holder, state: isGone ? "gone" : isSilent ? "silent" : "held", what, storedUpTo };
+}
+
+/** A process that is about to open the volume. */
+export interface Starter {
+  bucket: Bucket;
+  host: Host;
+  clock: Clock;
+  logger: Logger;
+  /** Fence whoever has it open. */
+  takeover: boolean;
+  /** 32 hexadecimal digits, new for every opening. */
+  writerId: string;
 }
 
 /**
@@ -94,13 +111,8 @@ export async function readTenancy(
  * @throws UsageError naming host, pid and how long ago the lease was renewed
  * @throws DamageError if the lease can't be read
  */
-export async function refuseIfHeld(
-  bucket: Bucket,
-  host: Host,
-  clock: Clock,
-  takeover: boolean,
-  logger: Logger,
-): Promise<Tenancy | null> {
+export async function refuseIfHeld(starter: Starter): Promise<Tenancy | null> {
+  const { bucket, host, clock, logger, takeover } = starter;
   let tenancy: Tenancy | null;
   try {
     tenancy = await readTenancy(bucket, host, clock);
@@ -111,21 +123,86 @@ export async function refuseIfHeld(
     logger.warn(`${unknown}; if one has, it is fenced, as asked`);
     return null;
   }
-  if (tenancy?.state === "silent") {
-    logger.warn(`${tenancy.what}: taken to be dead, and fenced`);
-  } else if (tenancy?.state === "held" && takeover) {
+  if (takeover && (tenancy?.state === "held" || tenancy?.state === "silent")) {
     logger.warn(`${tenancy.what}: taken over, as asked; it can store nothing more`);
   } else if (tenancy?.state === "held") {
-    throw new UsageError(
+    throw refusal(
       `${tenancy.what}; stop it there, or wait until it has been silent for ` +
-        `${LEASE_EXPIRED_MS / 1000} s, or start with --takeover, which fences it: what it has ` +
-        `not flushed is lost`,
+        `${LEASE_EXPIRED_MS / 1000} s`,
     );
   }
   return tenancy;
 }
 
-/** The lease of an open volume: written after the claim, renewed until it is released. */
+function refusal(what: string): UsageError {
+  return new UsageError(
+    `${what}, or start with --takeover, which fences it: what it has not flushed is lost`,
+  );
+}
+
+/** A lease that names this process, with epoch 0: it has not claimed the volume yet. */
+export interface Reservation {
+  etag: string;
+  /** What the lease told before. */
+  before: Tenancy | null;
+}
+
+/**
+ * Enters this process in the lease before it claims the volume: of several that start at once one goes on, and the
+ * others are refused.
+ *
+ * A holder that is silent by this machine's clock may have a clock of its own: it is given LEASE_WATCH_MS to renew.
+ *
+ * @param seen what `refuseIfHeld` has found
+ * @throws UsageError if another process came first, or a silent one lives
+ */
+export async function reserve(starter: Starter, seen: Tenancy | null): Promise<Reservation> {
+  const { bucket, clock, logger, takeover, writerId } = starter;
+  for (let before = seen;; before = await refuseIfHeld(starter)) {
+    const isWatched = before?.state === "silent" && !takeover;
+    if (isWatched) {
+      logger.info(`${before!.what}: waiting ${LEASE_WATCH_MS / 1000} s for a sign of life`);
+      await sleep(clock, LEASE_WATCH_MS);
+    }
+    const etag = await writeReservation(starter, before, false, before?.etag ?? null);
+    if (etag !== null && isWatched) logger.warn(`${before!.what}: taken to be dead, and fenced`);
+    if (etag !== null) return { etag, before };
+    const found = await bucket.get(LEASE_KEY);
+    const there = found && readable(found.bytes);
+    // a lost answer of ours; or one that is damaged, which `takeover` goes past
+    if (found && (!there || there.writer === writerId)) return { etag: found.etag, before };
+    if (isWatched) {
+      throw refusal(`${before!.what} by a clock that is not ours: it lives. Stop it there`);
+    }
+  }
+}
+
+/** Gives a reservation back: the volume could not be opened. */
+export async function withdraw(starter: Starter, { etag, before }: Reservation): Promise<void> {
+  await writeReservation(starter, before, true, etag);
+}
+
+/** @returns the etag; null if the lease there is not the one named */
+async function writeReservation(
+  { bucket, host, clock, writerId }: Starter,
+  before: Tenancy | null,
+  released: boolean,
+  etag: string | null,
+): Promise<string | null> {
+  const lease: LeaseFile = {
+    holder: host.me,
+    epoch: 0,
+    writer: writerId,
+    renewedAt: clock.now(),
+    released,
+    storedUpTo: before?.storedUpTo ?? 0,
+  };
+  const condition = etag === null ? { ifAbsent: true as const } : { ifMatch: etag };
+  const result = await bucket.put(LEASE_KEY, encodeChecked(lease), condition);
+  return result.stored ? result.etag : null;
+}
+
+/** The lease of an open volume: from the claim on it is renewed until it is released. */
 export class Lease {
   readonly #bucket: Bucket;
   readonly #host: Host;
@@ -161,8 +238,9 @@ export class Lease {
     this.#onFenced = onFenced;
   }
 
-  /** Writes the lease and begins to renew it. */
-  async acquire(): Promise<void> {
+  /** Writes the lease, over the one that `reserved` names, and begins to renew it. */
+  async acquire(reserved: string | null): Promise<void> {
+    this.#etag = reserved;
     await this.#write(false);
     this.#renewLater();
   }

@@ -35,7 +35,15 @@ import { Checkpointer } from "./checkpoint.ts";
 import { Contents } from "./contents.ts";
 import { Fetcher } from "./fetch.ts";
 import { FlushPath } from "./flush.ts";
-import { type Host, Lease, refuseIfHeld } from "./lease.ts";
+import {
+  type Host,
+  Lease,
+  refuseIfHeld,
+  type Reservation,
+  reserve,
+  type Starter,
+  withdraw,
+} from "./lease.ts";
 import { ReadPath } from "./read.ts";
 import { Reclaimer } from "./reclaim.ts";
 import { recover, type Recovered } from "./recovery.ts";
@@ -117,21 +125,40 @@ export class Volume implements BlockDevice {
    * @throws DamageError naming the key if something that was stored is missing or damaged
    */
   static async open(options: VolumeOptions, around: Surroundings): Promise<Volume> {
-    const { bucket, clock, chance, logger, host } = around;
+    const { bucket, clock, chance, logger } = around;
     const wanted = { ...options, defaultStripeBytes: STRIPE_BYTES_DEFAULT };
     const { info, etag } = await readOrCreateVolume(bucket, wanted, chance.uuid(), clock);
-    const tenancy = await refuseIfHeld(bucket, host, clock, options.takeover, logger);
-    await warnIfUnconditional(bucket, logger);
     const writerId = chance.uuid().replaceAll("-", "");
+    const starter: Starter = { ...around, takeover: options.takeover, writerId };
+    const tenancy = await refuseIfHeld(starter);
+    await warnIfUnconditional(bucket, logger);
+    const reservation = await reserve(starter, tenancy);
+    try {
+      return await Volume.#openReserved(options, around, { info, etag }, writerId, reservation);
+    } catch (error) {
+      // for a bucket that is away the lease runs out by itself
+      await withdraw(starter, reservation).catch(() => {});
+      throw error;
+    }
+  }
+
+  static async #openReserved(
+    options: VolumeOptions,
+    around: Surroundings,
+    { info, etag }: { info: VolumeInfo; etag: string },
+    writerId: string,
+    { etag: leaseEtag, before }: Reservation,
+  ): Promise<Volume> {
+    const { bucket, logger, host } = around;
     const blocksPerStripe = info.stripeBytes / BLOCK_BYTES;
-    const storedUpTo = tenancy?.storedUpTo;
+    const storedUpTo = before?.storedUpTo;
     const recovered = await recover(bucket, blocksPerStripe, writerId, logger, storedUpTo);
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
     const volume = new Volume(options, around, grown, recovered);
-    await volume.#lease.acquire();
-    if (tenancy?.state === "gone") host.forget(tenancy.holder);
+    await volume.#lease.acquire(leaseEtag);
+    if (before?.state === "gone") host.forget(before.holder);
     volume.#reclaimer.consider();
     return volume;
   }

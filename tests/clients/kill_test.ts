@@ -171,9 +171,10 @@ const LOT: (keyof typeof deaths)[] = [
   ...new Array(2).fill("while it stores a checkpoint to stop"),
 ];
 
-/** Until the first object of a checkpoint is there, whose root is stored when all are; or the drive is gone. */
-async function untilCheckpoint(drive: Drive, { bucket, prefix }: Round): Promise<void> {
-  const keys = async () => (await bucket.objects(`${prefix}map/`)).map(({ key }) => key).join();
+/** Until the first object of a checkpoint is there, or its root, which is stored last; or the drive is gone. */
+async function untilCheckpoint(drive: Drive, { bucket, prefix, seed }: Round): Promise<void> {
+  const folder = prefix + seed.pick(["map/", "checkpoint/"]);
+  const keys = async () => (await bucket.objects(folder)).map(({ key }) => key).join();
   const before = await keys();
   while (!drive.hasEnded && await keys() === before) await pause(0);
 }

@@ -6,11 +6,13 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+import { decodeChecked, encodeChecked } from "../../src/volume/checked_json.ts";
+import { LEASE_KEY } from "../../src/volume/lease.ts";
 import { CrashWriter } from "../support/crash_writer.ts";
 import { assertHolds, configText, copyOut, Drive, runElasticDrive } from "../support/drive.ts";
 import { run, runPython } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
-import { type TestBucket, testInBothBuckets } from "../support/test_buckets.ts";
+import { type TestBucket, testInBothBuckets, testInS3 } from "../support/test_buckets.ts";
 
 const WRITE_AND_FLUSH = `
 drive = nbd.NBD()
@@ -80,12 +82,18 @@ async function takeOverAtWork(bucket: TestBucket, seed: number): Promise<void> {
   await third.stopClean();
 }
 
+interface LeaseText {
+  holder: { host: string };
+  renewedAt: number;
+}
+
 /** Makes the lease there another machine's, last renewed so many seconds ago by that machine's clock. */
-async function moveLease(bucket: TestBucket, secondsAgo: number): Promise<void> {
-  const lease = JSON.parse(await bucket.read("lease.json"));
+async function moveLease(bucket: TestBucket, secondsAgo: number, prefix = ""): Promise<void> {
+  const key = prefix + LEASE_KEY;
+  const lease = decodeChecked<LeaseText>(key, await bucket.read(key));
   lease.holder.host = "another-host";
   lease.renewedAt = Date.now() - secondsAgo * 1000;
-  await bucket.write("lease.json", JSON.stringify(lease));
+  await bucket.write(key, encodeChecked(lease));
 }
 
 testInBothBuckets({
@@ -120,29 +128,37 @@ testInBothBuckets({
       for (const seed of [1, 2, 3]) await takeOverAtWork(bucket, seed);
     },
 
-  "a drive that was left by another machine is refused until it is old, or is taken over": async (
-    bucket,
-  ) => {
-    await using scratch = await Scratch.make();
-    await using first = await Drive.start({ bucket, size: "16M" });
-    const image = await fill(first, scratch);
-    await first.kill();
-    const config = await scratch.write("config.ini", configText({ bucket }));
-    await moveLease(bucket, 50);
-    const refused = await runElasticDrive(["-c", config]);
-    assertEquals(refused.code, 2, refused.stderr);
-    assertMatch(refused.stderr, /is open on another-host \(pid \d+, epoch 1\)/);
-    assertMatch(refused.stderr, /last heard of 5\d s ago; .*silent for 70 s.*--takeover/);
-
-    await using second = await Drive.start({ bucket, args: ["--takeover"] });
-    await assertHolds(second, image);
-    await second.kill();
-    await moveLease(bucket, 71);
-    await using third = await Drive.start({ bucket });
-    assertMatch(third.stderr, /another-host .* 7\d s ago.*taken to be dead, and fenced/);
-    await assertHolds(third, image);
-    await third.stopClean();
+  "of three that start at once one goes on, and the others are refused": async (bucket) => {
+    const ends = await Promise.allSettled(
+      [1, 2, 3].map(() => Drive.start({ bucket, size: "16M" })),
+    );
+    const drives = ends.flatMap((end) => end.status === "fulfilled" ? [end.value] : []);
+    await using _cleanUp = disposeAll(drives);
+    const refusals = ends.flatMap((end) => end.status === "rejected" ? [end.reason.message] : []);
+    assertEquals([drives.length, refusals.length], [1, 2], refusals.join("\n"));
+    for (const message of refusals) {
+      assertMatch(message, /error: .* is (being opened|open) on .*--takeover, which fences it/);
+    }
+    await runPython(WRITE_AND_FLUSH, [drives[0].uri]);
+    await drives[0].stopClean();
   },
+
+  "a drive that another machine has open, or was about to, is refused until it is taken over":
+    async (bucket) => {
+      await using scratch = await Scratch.make();
+      await using first = await Drive.start({ bucket, size: "16M" });
+      const image = await fill(first, scratch);
+      await first.kill();
+      const config = await scratch.write("config.ini", configText({ bucket }));
+      await moveLease(bucket, 50);
+      const refused = await runElasticDrive(["-c", config]);
+      assertEquals(refused.code, 2, refused.stderr);
+      assertMatch(refused.stderr, /is open on another-host \(pid \d+, epoch 1\)/);
+      assertMatch(refused.stderr, /last heard of 5\d s ago; .*silent for 70 s.*--takeover/);
+      await using second = await Drive.start({ bucket, args: ["--takeover"] });
+      await assertHolds(second, image);
+      await second.stopClean();
+    },
 
   "after a clean stop the volume opens anywhere, without a word about the last time": async (
     bucket,
@@ -155,3 +171,40 @@ testInBothBuckets({
     }
   },
 });
+
+testInS3({
+  // Both wait for the same time, so they do it together.
+  "another machine's drive is taken over when it is silent, and not when only the clocks differ":
+    async (bucket) => {
+      await Promise.all([
+        (async () => {
+          const volume = { bucket, size: "16M", s3: { PREFIX: "silent" } };
+          await using first = await Drive.start(volume);
+          await first.kill();
+          await moveLease(bucket, 71, "silent/");
+          await using second = await Drive.start(volume);
+          assertMatch(second.stderr, /another-host .* 7\d s ago: waiting 25 s for a sign of life/);
+          assertMatch(second.stderr, /another-host .* 7\d s ago: taken to be dead, and fenced/);
+          await second.stopClean();
+        })(),
+        (async () => {
+          await using scratch = await Scratch.make();
+          const volume = { bucket, size: "16M", s3: { PREFIX: "clock" } };
+          await using first = await Drive.start(volume);
+          await moveLease(bucket, 600, "clock/");
+          const config = await scratch.write("config.ini", configText(volume));
+          const { code, stderr } = await runElasticDrive(["-c", config]);
+          assertEquals(code, 2, stderr);
+          assertMatch(stderr, /another-host .* 60\d s ago by a clock that is not ours: it lives/);
+          await runPython(WRITE_AND_FLUSH, [first.uri]);
+          await first.stopClean();
+        })(),
+      ]);
+    },
+});
+
+function disposeAll(drives: Drive[]): AsyncDisposableStack {
+  const stack = new AsyncDisposableStack();
+  for (const drive of drives) stack.use(drive);
+  return stack;
+}

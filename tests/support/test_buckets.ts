@@ -23,10 +23,10 @@ export interface TestBucket extends AsyncDisposable {
   readonly kind: "directory" | "s3";
   /** Objects whose keys begin with `prefix`. */
   objects(prefix?: string): Promise<StoredObject[]>;
-  /** The text of an object. */
-  read(key: string): Promise<string>;
-  /** Gives an object another text. */
-  write(key: string, text: string): Promise<void>;
+  /** The bytes of an object. */
+  read(key: string): Promise<Uint8Array>;
+  /** Gives an object other bytes. */
+  write(key: string, bytes: Uint8Array): Promise<void>;
 }
 
 export class DirectoryTestBucket implements TestBucket {
@@ -57,12 +57,12 @@ export class DirectoryTestBucket implements TestBucket {
     );
   }
 
-  async read(key: string): Promise<string> {
-    return await Deno.readTextFile(`${this.path}/${key}`);
+  async read(key: string): Promise<Uint8Array> {
+    return await Deno.readFile(`${this.path}/${key}`);
   }
 
-  async write(key: string, text: string): Promise<void> {
-    await Deno.writeTextFile(`${this.path}/${key}`, text);
+  async write(key: string, bytes: Uint8Array): Promise<void> {
+    await Deno.writeFile(`${this.path}/${key}`, bytes);
   }
 
   #keysIn(folder: string): string[] {
@@ -136,12 +136,12 @@ export class S3TestBucket implements TestBucket {
     });
   }
 
-  read(key: string): Promise<string> {
-    return this.ask(async (bucket) => new TextDecoder().decode((await bucket.get(key))!.bytes));
+  read(key: string): Promise<Uint8Array> {
+    return this.ask(async (bucket) => (await bucket.get(key))!.bytes);
   }
 
-  write(key: string, text: string): Promise<void> {
-    return this.ask(async (bucket) => void await bucket.put(key, new TextEncoder().encode(text)));
+  write(key: string, bytes: Uint8Array): Promise<void> {
+    return this.ask(async (bucket) => void await bucket.put(key, bytes));
   }
 
   /** Does something in it on behalf of a test. */

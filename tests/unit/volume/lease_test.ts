@@ -1,11 +1,18 @@
-import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { DamageError, FencedError, UsageError } from "../../../src/errors.ts";
-import { LEASE_EXPIRED_MS, LEASE_RENEW_MS } from "../../../src/limits.ts";
+import { LEASE_EXPIRED_MS, LEASE_RENEW_MS, LEASE_WATCH_MS } from "../../../src/limits.ts";
 import { LEASE_KEY } from "../../../src/volume/lease.ts";
 import { segmentKey } from "../../../src/volume/segment.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
-import { blocks, firstBytes, hostNamed, openVolume, rememberingLogger } from "./open_volume.ts";
+import {
+  blocks,
+  firstBytes,
+  hostNamed,
+  openVolume,
+  rememberingLogger,
+  stateOf,
+} from "./open_volume.ts";
 
 const here = hostNamed("here");
 const there = hostNamed("there");
@@ -51,9 +58,61 @@ Deno.test("a holder that has been silent for too long is fenced, with a warning"
   await clock.advance(LEASE_EXPIRED_MS);
   await assertRejects(() => openVolume({}, { bucket, clock, host: there }), UsageError);
   await clock.advance(1000);
-  const { volume: next } = await openVolume({}, { bucket, clock, host: there, logger });
+  const opening = openVolume({}, { bucket, clock, host: there, logger });
+  await clock.advance(LEASE_WATCH_MS - 1);
+  assertEquals(await stateOf(opening), "pending");
+  await clock.advance(1);
+  const { volume: next } = await opening;
   assertStringIncludes(logger.warnings[0], "taken to be dead");
   next.abandon();
+});
+
+Deno.test("a holder that is silent only by another machine's clock is not taken for dead", async () => {
+  const { volume, bucket, clock, failures } = await openVolume({}, { host: here });
+  const fast = new ManualClock(clock.startMs + 600_000);
+  const opening = openVolume({}, { bucket, clock: fast, host: there });
+  opening.catch(() => {});
+  await clock.advance(LEASE_RENEW_MS);
+  await fast.advance(LEASE_WATCH_MS);
+  const error = await assertRejects(() => opening, UsageError);
+  for (const part of ["600 s ago", "it lives", "--takeover"]) {
+    assertStringIncludes(error.message, part);
+  }
+  await volume.flush();
+  assertEquals(failures, []);
+  volume.abandon();
+});
+
+Deno.test("of several that start at once one goes on, and the others are refused", async () => {
+  const bucket = new MemoryBucket();
+  const clock = new ManualClock();
+  const starts = ["a", "b", "c"].map((name) =>
+    openVolume({}, { bucket, clock, host: hostNamed(name) })
+  );
+  const ends = await Promise.allSettled(starts);
+  const opened = ends.flatMap((end) => end.status === "fulfilled" ? [end.value] : []);
+  const refusals = ends.flatMap((end) => end.status === "rejected" ? [end.reason] : []);
+  assertEquals([opened.length, refusals.length], [1, 2]);
+  for (const error of refusals) {
+    assert(error instanceof UsageError, String(error));
+    assertStringIncludes(error.message, "is being opened on");
+  }
+  await clock.advance(2 * LEASE_RENEW_MS);
+  assertEquals(opened[0].failures, []);
+  opened[0].volume.abandon();
+});
+
+Deno.test("an opening that fails gives the lease back, with what it said of the log", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  volume.write(0, new Uint8Array(4096).fill(1));
+  await volume.close();
+  const { storedUpTo } = leaseIn(bucket);
+  bucket.flipBit(segmentKey(1), 100);
+  for (const key of bucket.objects.keys()) {
+    if (key.startsWith("checkpoint/")) bucket.objects.delete(key);
+  }
+  await assertRejects(() => openVolume({}, { bucket, clock, host: there }), DamageError);
+  assertEquals([leaseIn(bucket).released, leaseIn(bucket).storedUpTo], [true, storedUpTo]);
 });
 
 Deno.test("--takeover opens at once, and the first finds out when it renews its lease", async () => {

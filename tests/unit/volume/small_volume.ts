@@ -76,6 +76,6 @@ async function storeLastBatch(bucket: MemoryBucket, clock: ManualClock): Promise
   };
   const told = () => LAST_SEQ;
   const lease = new Lease(bucket, host, { epoch, id: writer }, clock, silentLogger, told, fenced);
-  await lease.acquire();
+  await lease.acquire(null);
   lease.stop();
 }
