@@ -6,12 +6,13 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { Buffer } from "node:buffer";
 import { DamageError } from "../../../src/errors.ts";
 import { LEASE_KEY } from "../../../src/volume/lease.ts";
+import { segmentKey } from "../../../src/volume/segment.ts";
 import type { Volume } from "../../../src/volume/volume.ts";
 import { VOLUME_KEY } from "../../../src/volume/volume_info.ts";
 import { settle } from "../../support/manual_clock.ts";
 import type { MemoryBucket } from "../../support/memory_bucket.ts";
 import { blocks, openVolume, readBytes } from "./open_volume.ts";
-import { crashedVolume, EXPECTED, SMALL, stoppedVolume } from "./small_volume.ts";
+import { crashedVolume, EXPECTED, reclaimedVolume, SMALL, stoppedVolume } from "./small_volume.ts";
 
 const BLOCK = 4096;
 const STRIPE = SMALL.stripeBytes!;
@@ -193,15 +194,13 @@ Deno.test("after a crash: every object deleted is found, or does no harm", async
   });
 });
 
-Deno.test("after a clean stop: nothing but the records and the two JSON objects is needed", async () => {
-  const crashed = await crashedVolume();
-  const bucket = await stoppedVolume(crashed);
+/** Where a checkpoint has it all, nothing but the records in `needed` and the two JSON objects counts. */
+async function assertLittleIsNeeded(before: MemoryBucket, bucket: MemoryBucket, needed: string[]) {
   const changed = [...bucket.objects.keys()]
-    .filter((key) => bucket.objects.get(key) !== crashed.objects.get(key));
+    .filter((key) => bucket.objects.get(key) !== before.objects.get(key) && !needed.includes(key));
   const flipped = await outcomes(bucket, flips(bucket, changed));
   const cut = await outcomes(bucket, cuts(bucket));
   const deleted = await outcomes(bucket, deletions(bucket));
-  const needed = ["log/0000000002", "log/0000000004", "log/0000000007"];
   for (const key of bucket.objects.keys()) {
     const size = sizeOf(bucket, key);
     const isJson = key === VOLUME_KEY || key === LEASE_KEY;
@@ -211,12 +210,27 @@ Deno.test("after a clean stop: nothing but the records and the two JSON objects 
     if (!isJson) assertEquals(deleted[key], { [outcome]: 1 }, key);
   }
   assertEquals([deleted[VOLUME_KEY], deleted[LEASE_KEY]], [{ refused: 1 }, { right: 1 }]);
-  assert(changed.includes("checkpoint/0000000009") && changed.includes("map/0000000009/0000"));
+}
+
+Deno.test("after a clean stop: nothing but the records and the two JSON objects is needed", async () => {
+  const crashed = await crashedVolume();
+  const bucket = await stoppedVolume(crashed);
+  assert(bucket.objects.has("checkpoint/0000000009"));
+  await assertLittleIsNeeded(crashed, bucket, [2, 4, 7].map(segmentKey));
+});
+
+Deno.test("after reclaim: nor does an older checkpoint need what was deleted behind the newer", async () => {
+  const stopped = await stoppedVolume(await crashedVolume());
+  const bucket = await reclaimedVolume(stopped);
+  for (const seq of [2, 7]) assert(!bucket.objects.has(segmentKey(seq)), "reclaimed");
+  assert(bucket.objects.has("checkpoint/0000000009"));
+  await assertLittleIsNeeded(stopped, bucket, [4, 11].map(segmentKey));
 });
 
 Deno.test("a damaged volume that opens goes on: what is written heals it, and nothing else changes", async () => {
   const crashed = await crashedVolume();
-  for (const bucket of [crashed, await stoppedVolume(crashed)]) {
+  const stopped = await stoppedVolume(crashed);
+  for (const bucket of [crashed, stopped, await reclaimedVolume(stopped)]) {
     const middle = (key: string) => sizeOf(bucket, key) * 4;
     const some = [...bucket.objects.keys()].flatMap((key): Damage[] => [
       { key, what: "flip", isFlip: true, apply: (copy) => copy.flipBit(key, middle(key)) },

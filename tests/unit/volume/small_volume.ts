@@ -52,6 +52,15 @@ export async function stoppedVolume(crashed: MemoryBucket): Promise<MemoryBucket
   return bucket;
 }
 
+/** The same after another one, which wrote a stripe anew: segments that an older checkpoint names are deleted. */
+export async function reclaimedVolume(stopped: MemoryBucket): Promise<MemoryBucket> {
+  const bucket = stopped.copy();
+  const { volume } = await openVolume(SMALL, { bucket });
+  volume.write(0, EXPECTED.subarray(0, 2 * BLOCK));
+  await volume.close();
+  return bucket;
+}
+
 /** The third life's work: batches of several segments hold 8 MiB, so a small one is made by hand. */
 async function storeLastBatch(bucket: MemoryBucket, clock: ManualClock): Promise<void> {
   const { bytes } = bucket.objects.get(segmentKey(5))!;
