@@ -18,7 +18,7 @@ import { systemChance, systemClock } from "./src/clock.ts";
 import { defaultSettings, describe, findConfig, parseConfig, type Settings } from "./src/config.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { LocalHost } from "./src/host.ts";
-import { BLOCK_BYTES, RECLAIM_BYTES_MIN } from "./src/limits.ts";
+import { BLOCK_BYTES } from "./src/limits.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
@@ -148,7 +148,7 @@ function showAddress(listener: Deno.Listener): string {
 }
 
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
-  const options: VolumeOptions = { ...settings, garbageBytesMin: RECLAIM_BYTES_MIN, takeover };
+  const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);

@@ -106,6 +106,8 @@ export const RECLAIM_END_SHARE = 1 / 3;
 export const RECLAIM_LIVE_SHARE_MAX = 0.9;
 /** While clients are active, reclaim rests nine times as long as it worked: a tenth of the time. */
 export const RECLAIM_REST_FACTOR = 9;
+/** Live bytes moved in one round: what fills a new segment. */
+export const RECLAIM_ROUND_BYTES = SEGMENT_DATA_BYTES_MAX;
 /** Segments emptied in one round, and of how many at a time the header is read. */
 export const RECLAIM_ROUND_SEGMENTS_MAX = 512;
 export const RECLAIM_HEADS_MAX = 8;

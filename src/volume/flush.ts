@@ -19,7 +19,6 @@ import {
   BLOCK_BYTES,
   PATCHES_MAX,
   SEAL_SHARE,
-  SEGMENT_DATA_BYTES_MAX,
   SEGMENT_RECORDS_MAX,
   STRIPE_PATCHES_MAX,
 } from "../limits.ts";
@@ -53,6 +52,7 @@ export class FlushPath {
   readonly #contents: Contents;
   readonly #uploader: Uploader;
   readonly #flushAfterMs: number;
+  readonly #segmentDataBytes: number;
   /** So many dirty bytes, or stripes that have any, are sealed unasked. */
   readonly #sealBytes: number;
   readonly #sealStripes: number;
@@ -67,9 +67,11 @@ export class FlushPath {
   #cancelTimer: (() => void) | null = null;
   /** The newest segment of the newest batch in the map. */
   #committedSeq: number;
+  #storedBytes = 0;
 
   /**
    * @param flushAfterMs a change is sealed when it is so old, asked for or not
+   * @param segmentDataBytes data in one segment, at most
    * @param onCommit called after each commit, in its turn
    * @param onFailure called when a segment can't be stored for good; it is to call `fail`
    */
@@ -77,24 +79,31 @@ export class FlushPath {
     contents: Contents,
     uploader: Uploader,
     flushAfterMs: number,
+    segmentDataBytes: number,
     onCommit: () => void,
     onFailure: (error: Error) => void,
   ) {
     this.#contents = contents;
     this.#uploader = uploader;
     this.#flushAfterMs = flushAfterMs;
+    this.#segmentDataBytes = segmentDataBytes;
     this.#onCommit = onCommit;
     this.#onFailure = onFailure;
     this.#committedSeq = uploader.storedUpTo;
     const { slotCount, stripeBytes } = contents.cache;
     // half of what may be dirty: while it is on its way the other half takes what comes
     this.#sealStripes = Math.max(1, Math.floor(contents.dirtyStripesMax / 2));
-    const segments = Math.floor(slotCount * stripeBytes * SEAL_SHARE / SEGMENT_DATA_BYTES_MAX);
-    this.#sealBytes = Math.max(1, segments) * SEGMENT_DATA_BYTES_MAX;
+    const segments = Math.floor(slotCount * stripeBytes * SEAL_SHARE / segmentDataBytes);
+    this.#sealBytes = Math.max(1, segments) * segmentDataBytes;
   }
 
   get committedSeq(): number {
     return this.#committedSeq;
+  }
+
+  /** Bytes of the segments committed so far. */
+  get storedBytes(): number {
+    return this.#storedBytes;
   }
 
   /** Done when everything that was changed before the call is in the map, and so in the bucket. */
@@ -248,7 +257,7 @@ export class FlushPath {
       const { runs } = batch.stripes[at];
       for (let i = 1; i < runs.length; i += 2) dataBytes += runs[i] * BLOCK_BYTES;
       records += runs.length / 2;
-      if (dataBytes > SEGMENT_DATA_BYTES_MAX || records > recordsMax) break;
+      if (dataBytes > this.#segmentDataBytes || records > recordsMax) break;
       stripes.push(batch.stripes[at]);
     }
     return stripes;
@@ -279,6 +288,7 @@ export class FlushPath {
       for (const { seq, objectBytes, records } of batch.segments) {
         map.apply(seq, objectBytes, records);
         this.#committedSeq = seq;
+        this.#storedBytes += objectBytes;
       }
       zeroes.commit(batch.zeroes);
       for (const entry of batch.stripes) cache.committed(entry);

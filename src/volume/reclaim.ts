@@ -11,8 +11,9 @@
  * cache and marked dirty, so that it travels in the next batches as any write does. It is newest data
  * already, so the disk never changes by it, and a crash at any point loses nothing.
  *
- * While clients are active, reclaim works a tenth of the time: a round that took 0.3 s is followed by 2.7 s of
- * rest. So it can't slow them by more than a tenth, whatever it is that they share.
+ * While clients are active, reclaim works a tenth of the time, or stores a tenth of the bytes: a round that took 0.3 s
+ * is followed by 2.7 s of rest, or less if clients have stored nine times as much as it by then. So it
+ * can't slow them by more than a tenth, whatever it is that they share.
  */
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError, messageOf } from "../errors.ts";
@@ -23,6 +24,7 @@ import {
   RECLAIM_HEADS_MAX,
   RECLAIM_LIVE_SHARE_MAX,
   RECLAIM_REST_FACTOR,
+  RECLAIM_ROUND_BYTES,
   RECLAIM_ROUND_SEGMENTS_MAX,
   SEGMENT_DATA_BYTES_MAX,
   SEGMENT_HEAD_BYTES_MAX,
@@ -71,6 +73,7 @@ export class Reclaimer {
   #isStopped = false;
   #hasSwept = false;
   #endRest: (() => void) | null = null;
+  #restsUntilStored = 0;
 
   constructor(
     contents: Contents,
@@ -90,6 +93,7 @@ export class Reclaimer {
 
   /** To be called when garbage may have become more: begins if there is much, and goes on until there is little. */
   consider(): void {
+    if (this.#flush.storedBytes >= this.#restsUntilStored) this.#endRest?.();
     if (this.#running || this.#isStopped || !isAny(this.#excess(RECLAIM_BEGIN_SHARE, 1))) return;
     this.#running = this.#run().catch((error) => {
       // a volume that has failed, or is closed, says so elsewhere
@@ -168,6 +172,8 @@ export class Reclaimer {
       const requests = this.#options.requests();
       if (!await this.#round(excess)) return;
       if (this.#options.requests() !== requests) {
+        this.#restsUntilStored = this.#flush.storedBytes +
+          RECLAIM_ROUND_BYTES * RECLAIM_REST_FACTOR;
         await this.#rest((clock.monotonic() - sinceMs) * RECLAIM_REST_FACTOR);
       }
     }
@@ -188,7 +194,7 @@ export class Reclaimer {
     };
   }
 
-  /** Either a checkpoint, if that gives back half of what is too much, or some segments are moved. */
+  /** Either a checkpoint, if that gives back enough, or some segments are moved. Returns false if nothing could be done. */
   async #round(excess: Excess): Promise<boolean> {
     const { map } = this.#contents;
     const dead = { bytes: 0, segments: 0 };
@@ -202,8 +208,11 @@ export class Reclaimer {
         if (share < RECLAIM_LIVE_SHARE_MAX) movable.push([seq, share]);
       }
     }
-    const isWorthIt = (key: keyof Excess) => excess[key] > 0 && dead[key] * 2 >= excess[key];
-    if (isWorthIt("bytes") || isWorthIt("segments")) {
+    const bytesMin = Math.min(excess.bytes / 2, map.total.liveBytes / 8);
+    if (
+      (excess.bytes > 0 && dead.bytes >= bytesMin) ||
+      (excess.segments > 0 && dead.segments >= excess.segments / 2)
+    ) {
       // a checkpoint has a seq of its own
       await this.#flush.stamp();
       return await this.#options.checkpoint();
@@ -218,7 +227,7 @@ export class Reclaimer {
     let bytes = 0;
     let count = 0;
     while (
-      count < Math.min(seqs.length, RECLAIM_ROUND_SEGMENTS_MAX) && bytes < SEGMENT_DATA_BYTES_MAX
+      count < Math.min(seqs.length, RECLAIM_ROUND_SEGMENTS_MAX) && bytes < RECLAIM_ROUND_BYTES
     ) {
       bytes += map.segments.get(seqs[count++])!.liveBytes;
     }

@@ -52,8 +52,7 @@ export const INDEX_ENTRY_BYTES = 28;
 export const RECORD_PREFIX_BYTES = 16;
 /** What a segment with so many bytes of data takes at most. */
 export function segmentBytesFor(dataBytes: number): number {
-  return SEGMENT_HEAD_BYTES_MAX + Math.min(dataBytes, SEGMENT_DATA_BYTES_MAX) +
-    SEGMENT_RECORDS_MAX * RECORD_PREFIX_BYTES;
+  return SEGMENT_HEAD_BYTES_MAX + dataBytes + SEGMENT_RECORDS_MAX * RECORD_PREFIX_BYTES;
 }
 export const SEGMENT_BYTES_MAX = segmentBytesFor(SEGMENT_DATA_BYTES_MAX);
 

@@ -24,6 +24,7 @@ import {
   LEASE_EXPIRED_MS,
   MAP_PAGE_STRIPES,
   PATCHES_MAX,
+  RECLAIM_BYTES_MIN,
   SEGMENT_DATA_BYTES_MAX,
   SEGMENTS_SMALL_MAX,
   STRIPE_BYTES_DEFAULT,
@@ -72,10 +73,12 @@ export interface VolumeOptions {
   readaheadBytes: number;
   /** A change is on its way to the bucket when it is so old, flushed or not. */
   flushAfterMs: number;
-  /** Bytes that nothing needs any more and that are left where they are; 4,096 at least, for reclaim makes some itself. */
-  garbageBytesMin: number;
   /** Fence a writer that seems to live, instead of refusing to start. */
   takeover: boolean;
+  /** Data in one segment, at least a stripe; undefined: SEGMENT_DATA_BYTES_MAX. */
+  segmentDataBytes?: number;
+  /** Garbage that is left where it is, at least 4,096, for reclaim makes some itself; undefined: RECLAIM_BYTES_MIN. */
+  garbageBytesMin?: number;
 }
 
 /** Everything a volume needs from the world. */
@@ -186,13 +189,17 @@ export class Volume implements BlockDevice {
       clock,
     );
     const contents = new Contents(cache, new Zeroes(), map, clock, options.ioTimeoutMs);
-    const segmentBytesMax = segmentBytesFor(contents.dirtyStripesMax * info.stripeBytes);
+    const { segmentDataBytes = SEGMENT_DATA_BYTES_MAX, garbageBytesMin = RECLAIM_BYTES_MIN } =
+      options;
+    const batchBytesMax = contents.dirtyStripesMax * info.stripeBytes;
+    const segmentBytesMax = segmentBytesFor(Math.min(segmentDataBytes, batchBytesMax));
     const uploader = new Uploader(bucket, writer, options.uploads, lastSeq, segmentBytesMax);
     const fetcher = new Fetcher(contents, bucket, () => this.#confirm());
     const flush = new FlushPath(
       contents,
       uploader,
       options.flushAfterMs,
+      segmentDataBytes,
       () => this.#committed(),
       (error) => this.#fail(error),
     );
@@ -204,7 +211,7 @@ export class Volume implements BlockDevice {
     this.#trim = new TrimPath(contents, fetcher, order, this.#write);
     this.#checkpointer = new Checkpointer(bucket, map, writer.epoch, recovered.checkpoint);
     this.#reclaimer = new Reclaimer(contents, fetcher, flush, bucket, logger, {
-      garbageBytesMin: options.garbageBytesMin,
+      garbageBytesMin,
       checkpoint: () => this.#checkpoint(),
       confirm: () => this.#confirm(),
       requests: () => this.#requests,

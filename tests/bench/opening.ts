@@ -1,11 +1,8 @@
 /** How long a cold start takes when there is a large map to read. */
-import { silentLogger } from "../../src/logger.ts";
-import { systemChance, systemClock } from "../../src/clock.ts";
-import { DirectoryBucket } from "../../src/bucket/directory_bucket.ts";
-import { Volume } from "../../src/volume/volume.ts";
 import { Drive } from "../support/drive.ts";
 import { DirectoryTestBucket } from "../support/test_buckets.ts";
-import { RECLAIM_BYTES_MIN, TIB } from "../../src/limits.ts";
+import { TIB } from "../../src/limits.ts";
+import { openVolumeIn } from "./directory_volume.ts";
 import { median } from "./fio.ts";
 import type { Row } from "./table.ts";
 
@@ -36,29 +33,9 @@ export async function benchOpening(): Promise<Row[]> {
 
 /** One block in each of so many stripes all over a TiB: every page of the map has some. */
 async function scatterStripes(path: string): Promise<void> {
-  const around = { clock: systemClock, chance: systemChance, logger: silentLogger };
-  const bucket = await DirectoryBucket.open(path, around);
-  const volume = await Volume.open({
-    stripeBytes: STRIPE_BYTES,
-    volumeBytes: TIB,
-    cacheStripes: 16_384,
-    cacheTtlMs: 0,
-    uploads: 4,
-    readaheadBytes: 0,
-    flushAfterMs: 5000,
-    garbageBytesMin: RECLAIM_BYTES_MIN,
-    takeover: false,
-  }, {
-    ...around,
-    bucket,
-    host: { me: { host: "bench", pid: 0, trace: "" }, isGone: () => true, forget() {} },
-    onFailure: (error) => {
-      throw error;
-    },
-  });
+  const volume = await openVolumeIn(path, { volumeBytes: TIB, cacheStripes: 16_384 });
   const data = new Uint8Array(4096).fill(1);
   const step = Math.floor(TIB / STRIPE_BYTES / STRIPES);
   for (let n = 0; n < STRIPES; n++) await volume.write(n * step * STRIPE_BYTES, data);
   await volume.close();
-  bucket.close();
 }

@@ -1,11 +1,12 @@
 /**
- * `deno task bench [hot|stored|flush|opening|replay ...]`: measures the compiled program and prints the README's table. Nothing here fails
+ * `deno task bench [part ...]`: measures the compiled program and prints the README's table. Nothing here fails
  * a test: these are figures of one machine at one time, as ratios against a peer in the same run where speed
  * is concerned.
  */
 import { benchFlush } from "./flush.ts";
 import { benchHot } from "./hot.ts";
 import { benchOpening } from "./opening.ts";
+import { benchReclaim } from "./reclaim.ts";
 import { benchReplay } from "./replay.ts";
 import { benchStored } from "./stored.ts";
 import { markdown, type Row } from "./table.ts";
@@ -16,6 +17,7 @@ const PARTS: Record<string, () => Promise<Row[]>> = {
   flush: benchFlush,
   opening: benchOpening,
   replay: benchReplay,
+  reclaim: benchReclaim,
 };
 
 const wanted = Deno.args.length > 0 ? Deno.args : Object.keys(PARTS);

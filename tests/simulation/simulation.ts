@@ -15,7 +15,7 @@
  *  - the invariants of cache, map and segment table hold, and a clean stop leaves no timer behind.
  */
 import { setImmediate } from "node:timers";
-import { BLOCK_BYTES, CHECKPOINT_MS, RECLAIM_BYTES_MIN } from "../../src/limits.ts";
+import { BLOCK_BYTES, CHECKPOINT_MS } from "../../src/limits.ts";
 import { listCheckpoints, loadCheckpoint } from "../../src/volume/checkpoint.ts";
 import { seqOfKey } from "../../src/volume/segment.ts";
 import { StripeMap } from "../../src/volume/stripe_map.ts";
@@ -80,7 +80,8 @@ class Simulation implements World {
       uploads: 1 + seed.below(4),
       readaheadBytes: seed.pick([0, 1 << 20]),
       flushAfterMs: 5000,
-      garbageBytesMin: seed.pick([4096, 4096, 16384, RECLAIM_BYTES_MIN]),
+      garbageBytesMin: seed.pick([4096, 4096, 16384, undefined]),
+      segmentDataBytes: seed.pick([stripeBytes, 3 * stripeBytes, undefined]),
       ioTimeoutMs: seed.pick([undefined, undefined, undefined, 4000]),
       takeover: false,
     };

@@ -3,7 +3,7 @@
  * file of src/volume.
  */
 import type { Bucket } from "../../../src/bucket/bucket.ts";
-import { BLOCK_BYTES, RECLAIM_BYTES_MIN } from "../../../src/limits.ts";
+import { BLOCK_BYTES } from "../../../src/limits.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
 import type { Host } from "../../../src/volume/lease.ts";
 import { Volume, type VolumeOptions } from "../../../src/volume/volume.ts";
@@ -21,7 +21,6 @@ export const OPTIONS: VolumeOptions = {
   uploads: 4,
   readaheadBytes: 0,
   flushAfterMs: 5000,
-  garbageBytesMin: RECLAIM_BYTES_MIN,
   takeover: false,
 };
 

@@ -1,0 +1,28 @@
+/** A volume in this process over a directory bucket, for what is measured below the wire. */
+import { DirectoryBucket } from "../../src/bucket/directory_bucket.ts";
+import { systemChance, systemClock } from "../../src/clock.ts";
+import { silentLogger } from "../../src/logger.ts";
+import { Volume, type VolumeOptions } from "../../src/volume/volume.ts";
+
+const AROUND = { clock: systemClock, chance: systemChance, logger: silentLogger };
+const HOST = { me: { host: "bench", pid: 0, trace: "" }, isGone: () => true, forget() {} };
+
+export async function openVolumeIn(path: string, options: Partial<VolumeOptions>): Promise<Volume> {
+  return await Volume.open({
+    stripeBytes: 65_536,
+    cacheStripes: 1024,
+    cacheTtlMs: 0,
+    uploads: 8,
+    readaheadBytes: 0,
+    flushAfterMs: 5000,
+    takeover: false,
+    ...options,
+  }, {
+    ...AROUND,
+    bucket: await DirectoryBucket.open(path, AROUND),
+    host: HOST,
+    onFailure: (error) => {
+      throw error;
+    },
+  });
+}
