@@ -190,7 +190,7 @@ const forgotten: Record<string, [forget: (trace: DiskTrace) => void, found: stri
   ],
   "the folder of the bucket": [
     (trace) => trace.forgetSyncs("directory", (path) => path === BUCKET),
-    "was flushed",
+    "volume.json: missing, though log/",
   ],
   "the folder that the bucket's was made in": [
     (trace) => trace.forgetSyncs("directory", (path) => path === ""),
