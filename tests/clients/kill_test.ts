@@ -21,7 +21,6 @@ import {
 } from "../support/test_buckets.ts";
 
 const SEED = Number(Deno.env.get("KILL_SEED") ?? Date.now() % 1e6);
-const MIB = 32;
 /** Then a new one is made, in another place of the same bucket and of another shape. */
 const ROUNDS_OF_A_VOLUME = 10;
 
@@ -37,17 +36,23 @@ interface Work {
 
 /** A kind of client, with what it knows of the disk. */
 interface Client {
+  /** Size of the disk. */
+  readonly mib: number;
   /** @param killAt kills the drive at once when so many flushes have been answered; 0 for never */
   start(drive: Drive, seed: Seed, killAt: number): Promise<Work>;
 }
 
 /** Our own: every block says which change wrote it. */
 class OwnWriter implements Client {
+  /** Room for batches of four segments. */
+  static readonly MIB = 32;
+  readonly mib = OwnWriter.MIB;
+
   /** @param flushEvery changes between two flushes; 0 for a number by lot */
   private constructor(private readonly base: string, private readonly flushEvery: number) {}
 
   static async make(scratch: Scratch, flushEvery = 0): Promise<Client> {
-    return new OwnWriter(await scratch.hole("base", MIB), flushEvery);
+    return new OwnWriter(await scratch.hole("base", OwnWriter.MIB), flushEvery);
   }
 
   // deno-lint-ignore require-await
@@ -62,7 +67,9 @@ class OwnWriter implements Client {
 
 /** Somebody else's: a witness in between notes what was asked and answered. */
 abstract class WitnessedClient implements Client {
-  #disk = new Uint8Array(MIB << 20);
+  static readonly MIB = 16;
+  readonly mib = WitnessedClient.MIB;
+  #disk = new Uint8Array(this.mib << 20);
 
   constructor(protected readonly scratch: Scratch) {}
 
@@ -101,7 +108,7 @@ class Fio extends WitnessedClient {
     const rw = seed.pick(["randwrite", "write"]);
     const fsync = seed.pick([1, 8, 64]);
     const load = [`--rw=${rw}`, `--fsync=${fsync}`, `--randseed=${seed.below(1e9)}`];
-    const shape = ["--bssplit=4k/50:16k/30:64k/20", `--size=${MIB}M`, "--iodepth=16"];
+    const shape = ["--bssplit=4k/50:16k/30:64k/20", `--size=${this.mib}M`, "--iodepth=16"];
     const endless = ["--time_based", "--runtime=600", "--refill_buffers", "--thread"];
     const where = ["--name=killed", "--ioengine=nbd", `--uri=${uri}`];
     assert(!await this.run("fio", [...where, ...load, ...shape, ...endless]), "fio came to an end");
@@ -110,8 +117,8 @@ class Fio extends WitnessedClient {
 
 class Nbdcopy extends WitnessedClient {
   static async make(scratch: Scratch): Promise<Client> {
-    await scratch.random("full", MIB);
-    const sparse = await scratch.random("sparse", MIB);
+    await scratch.random("full", WitnessedClient.MIB);
+    const sparse = await scratch.random("sparse", WitnessedClient.MIB);
     await run("fallocate", ["--punch-hole", "--offset=4M", "--length=5M", sparse]);
     return new Nbdcopy(scratch);
   }
@@ -284,7 +291,7 @@ class KilledVolume implements AsyncDisposable {
       flushafter: seed.pick([0.1, 5]),
       uploads: seed.pick([1, 4]),
     };
-    return { bucket, size: `${MIB}M`, s3: this.#shape, server };
+    return { bucket, size: `${this.client.mib}M`, s3: this.#shape, server };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
