@@ -206,13 +206,14 @@ export class VolumeCheck {
     this.segments.bytes += found.size;
     // deno-lint-ignore require-await
     const head = await this.#note(async () => parseSegmentHead(key, found.bytes, found.size));
-    const live = this.#liveOf(seq, head?.records ?? []);
+    const records = head?.records.filter(({ kind }) => kind === RECORD_DATA) ?? [];
+    const live = this.#liveOf(seq, records);
     for (const group of joinNeighbours(live)) suspects.push(...await this.#checkGroup(group));
-    return live.reduce((sum, { place }) => sum + bytesOf(place), 0);
+    return records.reduce((sum, record) => sum + this.#map.liveBytes(seq, record), 0);
   }
 
   #liveOf(seq: number, records: SegmentRecord[]): LiveRecord[] {
-    return records.filter(({ kind }) => kind === RECORD_DATA).map((record) => ({
+    return records.map((record) => ({
       stripe: Math.floor(record.firstBlock / this.#blocksPerStripe),
       firstBlock: record.firstBlock,
       place: { seq, offset: record.offset, storedBytes: record.storedBytes },

@@ -258,7 +258,7 @@ export class Reclaimer {
     }
     const byStripe = new Map<number, SegmentRecord[]>();
     for (const record of parseSegmentHead(key, found.bytes, found.size).records) {
-      if (record.kind !== RECORD_DATA || !map.names(seq, record)) continue;
+      if (record.kind !== RECORD_DATA || map.liveBytes(seq, record) === 0) continue;
       const stripe = Math.floor(record.firstBlock / blocksPerStripe);
       if (byStripe.has(stripe)) byStripe.get(stripe)!.push(record);
       else byStripe.set(stripe, [record]);
@@ -275,7 +275,7 @@ export class Reclaimer {
       await this.#fetch(seq, some, brought);
       this.#contents.assertAlive();
       for (const [, records] of some) {
-        for (const record of records) if (map.names(seq, record)) this.#markDirty(record);
+        for (const record of records) if (map.liveBytes(seq, record) > 0) this.#markDirty(record);
       }
       this.#flush.changed();
     }

@@ -13,8 +13,9 @@
  * Only `apply` changes the map, with the records of one segment at a time, in seq order: at commit and at
  * replay alike.
  *
- * Invariants (`checkInvariants`): a segment's live bytes are the sum of what bases and patches hold of it; a patch
- * never covers a whole stripe; of every base and patch at least one block is read, because none newer covers it.
+ * Invariants (`checkInvariants`): a segment's live bytes are those that are read from it, with the prefixes of their
+ * records; a patch never covers a whole stripe; of every base and patch at least one block is read, because none
+ * newer covers it.
  */
 import { MAP_PAGE_STRIPES, PATCHES_MAX, STRIPE_PATCHES_MAX } from "../limits.ts";
 import { RECORD_DATA, RECORD_PREFIX_BYTES, type SegmentRecord } from "./segment.ts";
@@ -39,7 +40,18 @@ export interface Patch {
   place: Place | null;
 }
 
-/** Bytes of a segment: of the whole object, and of the records that the map still names. */
+/** A record that a stripe is read from. */
+interface Layer {
+  place: Place | null;
+  /** Blocks that no newer one covers. */
+  visible: number;
+  /** Blocks of the record. */
+  blockCount: number;
+  /** Undefined for the base. */
+  patch?: Patch;
+}
+
+/** Bytes of a segment: of the whole object, and of what is still read from it. */
 export interface SegmentUse {
   storedBytes: number;
   liveBytes: number;
@@ -140,12 +152,15 @@ export class StripeMap {
     return !page.hasBase(indexOf(stripe));
   }
 
-  /** True if the data record of segment `seq` is still a base or a patch. */
-  names(seq: number, { firstBlock, blockCount, offset }: SegmentRecord): boolean {
+  /** Bytes that are read from a data record of segment `seq`, with its prefix; 0 if the map does not name it any more. */
+  liveBytes(seq: number, { firstBlock, offset }: SegmentRecord): number {
     const stripe = Math.floor(firstBlock / this.#blocksPerStripe);
-    const isIt = (place: Place | null) => place?.seq === seq && place.offset === offset;
-    if (blockCount === this.#blocksPerStripe) return isIt(this.base(stripe));
-    return this.patches(stripe).some(({ place }) => isIt(place));
+    const page = this.pages.get(pageOf(stripe));
+    if (!page) return 0;
+    const layer = this.#layers(page, indexOf(stripe)).find(({ place }) =>
+      place?.seq === seq && place.offset === offset
+    );
+    return layer ? liveBytesOf(layer) : 0;
   }
 
   /** Enters a segment into the table. */
@@ -174,10 +189,10 @@ export class StripeMap {
     const stripe = Math.floor(record.firstBlock / this.#blocksPerStripe);
     const page = this.#pageToChange(pageOf(stripe));
     const place = { seq, offset: record.offset, storedBytes: record.storedBytes };
-    this.#account(place, 1);
     if (record.blockCount === this.#blocksPerStripe) {
       this.#unmap(page, indexOf(stripe));
       page.setBase(indexOf(stripe), place);
+      this.#account(page, indexOf(stripe), 1);
     } else {
       this.#addPatch(page, indexOf(stripe), {
         firstBlock: record.firstBlock % this.#blocksPerStripe,
@@ -239,79 +254,94 @@ export class StripeMap {
   }
 
   #unmap(page: MapPage, index: number): void {
-    const base = page.base(index);
-    if (base) {
-      this.#account(base, -1);
-      page.setBase(index, null);
-    }
-    const patches = page.patches.get(index);
-    if (!patches) return;
-    for (const patch of patches) this.#account(patch.place, -1);
-    this.patchCount -= patches.length;
+    this.#account(page, index, -1);
+    page.setBase(index, null);
+    this.patchCount -= page.patches.get(index)?.length ?? 0;
     page.patches.delete(index);
   }
 
   /** Adds a patch above the others, and drops what no block is read from any more. */
   #addPatch(page: MapPage, index: number, patch: Patch): void {
+    this.#account(page, index, -1);
     const older = page.patches.get(index) ?? [];
-    const covered = this.#covered.fill(0);
+    page.patches.set(index, [...older, patch]);
     const kept: Patch[] = [];
-    for (let at = older.length; at >= 0; at--) {
-      const each = older[at] ?? patch;
-      const end = each.firstBlock + each.blockCount;
-      if (covered.subarray(each.firstBlock, end).includes(0)) kept.push(each);
-      else this.#account(each.place, -1);
-      covered.fill(1, each.firstBlock, end);
+    for (const { visible, patch: each } of this.#layers(page, index)) {
+      if (each && visible > 0) kept.unshift(each);
+      else if (!each && visible === 0) page.setBase(index, null);
     }
+    page.patches.set(index, kept);
     this.patchCount += kept.length - older.length;
-    page.patches.set(index, kept.reverse());
-    if (!page.hasBase(index) || covered.includes(0)) return;
-    this.#account(page.base(index), -1);
-    page.setBase(index, null);
+    this.#account(page, index, 1);
   }
 
-  #account(place: Place | null, sign: 1 | -1): void {
-    if (place === null) return;
-    const use = this.segments.get(place.seq);
-    if (!use) return;
-    const bytes = RECORD_PREFIX_BYTES + place.storedBytes;
-    use.liveBytes += sign * bytes;
-    this.total.liveBytes += sign * bytes;
+  /** What a stripe is read from, newest first, and how many blocks of each; the base last. */
+  #layers(page: MapPage, index: number): Layer[] {
+    const base = page.base(index);
+    const patches = page.patches.get(index);
+    const layers: Layer[] = [];
+    let left = this.#blocksPerStripe;
+    if (patches) {
+      const covered = this.#covered.fill(0);
+      for (let at = patches.length - 1; at >= 0; at--) {
+        const { firstBlock, blockCount, place } = patches[at];
+        let visible = 0;
+        for (let block = firstBlock; block < firstBlock + blockCount; block++) {
+          if (covered[block] === 0) visible++;
+          covered[block] = 1;
+        }
+        layers.push({ place, visible, blockCount, patch: patches[at] });
+        left -= visible;
+      }
+    }
+    if (base) layers.push({ place: base, visible: left, blockCount: this.#blocksPerStripe });
+    return layers;
+  }
+
+  /** Adds what the stripe takes to the live bytes of its segments, or takes it from them. */
+  #account(page: MapPage, index: number, sign: 1 | -1): void {
+    for (const layer of this.#layers(page, index)) {
+      const use = layer.place && this.segments.get(layer.place.seq);
+      if (!use) continue;
+      const bytes = sign * liveBytesOf(layer);
+      use.liveBytes += bytes;
+      this.total.liveBytes += bytes;
+    }
   }
 
   /** Throws if an invariant of the file's head does not hold. */
   checkInvariants(): void {
     const live = new Map<number, number>();
     let patchCount = 0;
-    const add = (place: Place | null) => {
-      if (!place) return;
-      const bytes = RECORD_PREFIX_BYTES + place.storedBytes;
-      live.set(place.seq, (live.get(place.seq) ?? 0) + bytes);
-    };
     for (const page of this.pages.values()) {
-      for (let index = 0; index < MAP_PAGE_STRIPES; index++) add(page.base(index));
-      for (const [index, patches] of page.patches) {
-        patchCount += patches.length;
-        this.#checkVisible(patches, page.hasBase(index));
-        for (const patch of patches) {
-          add(patch.place);
-          if (patch.blockCount >= this.#blocksPerStripe) {
+      for (let index = 0; index < MAP_PAGE_STRIPES; index++) {
+        if (!page.hasBase(index) && !page.patches.has(index)) continue;
+        for (const layer of this.#layers(page, index)) {
+          if (layer.visible === 0) throw new Error("a record that no block is read from");
+          if (layer.patch) patchCount++;
+          if (layer.patch && layer.blockCount >= this.#blocksPerStripe) {
             throw new Error("a patch of a whole stripe");
           }
+          const { place } = layer;
+          if (place) live.set(place.seq, (live.get(place.seq) ?? 0) + liveBytesOf(layer));
         }
       }
     }
     if (patchCount !== this.patchCount) {
       throw new Error(`map: ${this.patchCount} patches counted, ${patchCount} found`);
     }
+    this.#checkTable(live);
+  }
+
+  /** @param live by segment, what was found of it in the pages */
+  #checkTable(live: Map<number, number>): void {
     const total = { storedBytes: 0, liveBytes: 0 };
-    for (const [seq, use] of this.segments) {
-      total.storedBytes += use.storedBytes;
-      total.liveBytes += use.liveBytes;
-      if (use.liveBytes !== (live.get(seq) ?? 0)) {
-        throw new Error(
-          `map: segment ${seq} has ${use.liveBytes} live bytes, ${live.get(seq)} found`,
-        );
+    for (const [seq, { storedBytes, liveBytes }] of this.segments) {
+      total.storedBytes += storedBytes;
+      total.liveBytes += liveBytes;
+      const found = live.get(seq) ?? 0;
+      if (liveBytes !== found) {
+        throw new Error(`map: segment ${seq} has ${liveBytes} live bytes, ${found} found`);
       }
       live.delete(seq);
     }
@@ -321,16 +351,12 @@ export class StripeMap {
       throw new Error(`map: totals are ${sums[1]}, not ${sums[0]}`);
     }
   }
+}
 
-  #checkVisible(patches: Patch[], hasBase: boolean): void {
-    const covered = this.#covered.fill(0);
-    for (const { firstBlock, blockCount } of patches.toReversed()) {
-      const range = covered.subarray(firstBlock, firstBlock + blockCount);
-      if (!range.includes(0)) throw new Error("a patch that no block is read from");
-      range.fill(1);
-    }
-    if (hasBase && !covered.includes(0)) throw new Error("a base that no block is read from");
-  }
+/** A record counts with its prefix and the share of its bytes that are read. */
+function liveBytesOf({ place, visible, blockCount }: Layer): number {
+  if (place === null || visible === 0) return 0;
+  return RECORD_PREFIX_BYTES + Math.ceil(place.storedBytes * visible / blockCount);
 }
 
 export function pageOf(stripe: number): number {

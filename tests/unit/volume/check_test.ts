@@ -45,7 +45,8 @@ Deno.test("a sound volume is found sound and left as it is, after a crash and af
     assertEquals(bucket.objects, before);
     assertEquals(bucket.counts.put.requests + bucket.counts.delete.requests, 0);
     assertEquals(state!.lastSeq, isStopped ? 9 : 7);
-    assertEquals(liveBytes, (16 + 2 * BLOCK) + (16 + BLOCK) + (16 + BLOCK));
+    // one of the two blocks of the first record is covered by a newer one
+    assertEquals(liveBytes, (16 + BLOCK) + (16 + BLOCK) + (16 + BLOCK));
     assertEquals(segments.objects, isStopped ? 9 : 7);
     assertEquals(checkpoints.objects, 4, "two roots, two packs");
     assertEquals(leftovers, isStopped ? { objects: 0, bytes: 0 } : { objects: 1, bytes: 100 });
