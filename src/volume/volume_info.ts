@@ -5,7 +5,7 @@ import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
 import { DamageError, UsageError } from "../errors.ts";
 import { decodeChecked, encodeChecked } from "./checked_json.ts";
-import { CHECKPOINT_PREFIX } from "./checkpoint.ts";
+import { checkpointKey, listCheckpoints } from "./checkpoint.ts";
 import { seqOfKey } from "./segment.ts";
 
 export const VOLUME_KEY = "volume.json";
@@ -89,7 +89,7 @@ export async function readVolume(bucket: Bucket): Promise<FoundVolume | null> {
 /** A key that only a volume's writer makes. */
 async function anyOfTheRest(bucket: Bucket): Promise<string | undefined> {
   const segment = (await bucket.list("log/")).find((key) => seqOfKey(key) !== undefined);
-  return segment ?? (await bucket.list(CHECKPOINT_PREFIX))[0];
+  return segment ?? (await listCheckpoints(bucket)).map(checkpointKey)[0];
 }
 
 /** Records a larger size; another writer's change in between is found and kept. */

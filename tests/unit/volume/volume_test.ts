@@ -145,6 +145,14 @@ Deno.test("a volume.json that is missing is not made anew over the rest of a vol
   }
 });
 
+Deno.test("a new volume is made beside what is nobody's", async () => {
+  const bucket = new MemoryBucket();
+  for (const key of ["checkpoint/", "log/", "readme"]) await bucket.put(key, new Uint8Array());
+  const { volume } = await openVolume({}, { bucket });
+  assertEquals(volume.epoch, 1);
+  volume.abandon();
+});
+
 Deno.test("a volume that another program creates while we look for it is opened", async () => {
   const other = await openVolume();
   other.volume.abandon();
