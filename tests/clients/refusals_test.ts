@@ -1,5 +1,7 @@
 /** What can't be served is refused in one line that says what, where and what is allowed; nothing is changed. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { decodeChecked, encodeChecked } from "../../src/volume/checked_json.ts";
+import { VOLUME_KEY, type VolumeInfo } from "../../src/volume/volume_info.ts";
 import {
   configText,
   Drive,
@@ -121,16 +123,20 @@ testInDirectory({
 
   "a volume of another format version, or one whose description is damaged": async (bucket) => {
     await makeVolume({ bucket });
-    const path = `${bucket.path}/volume.json`;
-    const text = await Deno.readTextFile(path);
+    const path = `${bucket.path}/${VOLUME_KEY}`;
+    const bytes = await Deno.readFile(path);
+    const otherFormat = { ...decodeChecked<VolumeInfo>(VOLUME_KEY, bytes), format: 2 };
+    const flipped = bytes.slice();
+    flipped[bytes.indexOf("1".charCodeAt(0))] ^= 2;
     for (
       const [broken, message] of [
-        [text.replace('"format": 1', '"format": 2'), /volume\.json has format 2; .*format 1 only/],
-        [text.slice(0, 30), /volume\.json can't be read as JSON.*damaged/],
-        ["{}", /volume\.json has format undefined; .*format 1 only/],
+        [encodeChecked(otherFormat), /volume\.json has format 2; .*format 1 only/],
+        [flipped, /volume\.json: text is damaged: CRC-32 \w{8} expected, \w{8} found/],
+        [bytes.slice(0, 30), /volume\.json: its 30 bytes do not end in a checksum/],
+        [new Uint8Array(), /volume\.json: its 0 bytes do not end in a checksum/],
       ] as const
     ) {
-      await Deno.writeTextFile(path, broken);
+      await Deno.writeFile(path, broken);
       const before = await bucket.objects();
       await assertRefused(configText({ bucket }), message);
       assertEquals(await bucket.objects(), before);
@@ -149,11 +155,12 @@ testInDirectory({
     const bytes = await Deno.readFile(path);
     bytes[40] ^= 1;
     await Deno.writeFile(path, bytes);
-    const before = await bucket.objects();
+    const objects = () => bucket.objects("log/");
+    const before = await objects();
     await assertRefused(configText({ bucket }), new RegExp(key));
     await Deno.remove(path);
     await assertRefused(configText({ bucket }), new RegExp(key));
-    assertEquals(await bucket.objects(), before.filter((object) => object.key !== key));
+    assertEquals(await objects(), before.filter((object) => object.key !== key));
   },
 });
 

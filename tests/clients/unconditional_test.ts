@@ -3,6 +3,8 @@
  * works, and still can't be opened twice by accident.
  */
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
+import { decodeChecked, encodeChecked } from "../../src/volume/checked_json.ts";
+import { LEASE_KEY } from "../../src/volume/lease.ts";
 import { startCeph } from "../support/ceph.ts";
 import {
   assertHolds,
@@ -60,14 +62,13 @@ interface Lease {
 /** What the bucket says of who has it open. */
 function readLease(bucket: S3TestBucket): Promise<Lease> {
   return bucket.ask(async (direct) => {
-    const { bytes } = (await direct.get("lease.json"))!;
-    return JSON.parse(new TextDecoder().decode(bytes));
+    const { bytes } = (await direct.get(LEASE_KEY))!;
+    return decodeChecked<Lease>(LEASE_KEY, bytes);
   });
 }
 
 async function writeLease(bucket: S3TestBucket, lease: Lease): Promise<void> {
-  const bytes = new TextEncoder().encode(JSON.stringify(lease));
-  await bucket.ask((direct) => direct.put("lease.json", bytes));
+  await bucket.ask((direct) => direct.put(LEASE_KEY, encodeChecked(lease)));
 }
 
 async function assertRefused(bucket: S3TestBucket, place: string): Promise<void> {
