@@ -110,7 +110,7 @@ export const RECLAIM_REST_FACTOR = 9;
 export const RECLAIM_ROUND_BYTES = SEGMENT_DATA_BYTES_MAX;
 /** Segments emptied in one round, and of how many at a time the header is read. */
 export const RECLAIM_ROUND_SEGMENTS_MAX = 512;
-export const RECLAIM_HEADS_MAX = 8;
+export const RECLAIM_HEADS_MAX = 16;
 /**
  * Segments of any size that a volume may have beside four for every 8 MiB that are live; past it the smallest are
  * put together. Each takes about 100 bytes of memory and 16 of every checkpoint.

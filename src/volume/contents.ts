@@ -20,6 +20,8 @@ export class Contents {
   readonly blocksPerStripe: number;
   /** Dirty and sealed stripes together, at most; a change that would pass it waits for an upload. */
   readonly dirtyStripesMax: number;
+  /** Stripes that reclaim is about to make dirty: room that is taken already. */
+  reservedStripes = 0;
   #failure: Error | null = null;
 
   /** @param ioTimeoutMs how long a request may wait for the bucket; undefined for as long as it takes */
@@ -45,6 +47,12 @@ export class Contents {
   /** True if anything was changed that no batch holds yet. */
   get hasChanges(): boolean {
     return this.cache.dirtyBlocks > 0 || this.zeroes.pending.count > 0;
+  }
+
+  /** How many more stripes may become dirty now. */
+  get roomStripes(): number {
+    const { dirtySlots, sealedStripes } = this.cache;
+    return this.dirtyStripesMax - dirtySlots.size - sealedStripes - this.reservedStripes;
   }
 
   /** Bytes acknowledged, or about to be, that are not in the bucket. */

@@ -70,6 +70,8 @@ export class Reclaimer {
   /** Segments that can't be moved, because they are damaged; they stay as they are. */
   readonly #fixed = new Set<number>();
   #running: Promise<void> | null = null;
+  /** A checkpoint that gives back what is dead. */
+  #checkpointing: Promise<boolean> | null = null;
   #isStopped = false;
   #hasSwept = false;
   #endRest: (() => void) | null = null;
@@ -109,6 +111,7 @@ export class Reclaimer {
     this.#isStopped = true;
     this.#endRest?.();
     await this.#running;
+    await this.#checkpointing;
   }
 
   // ---- deleting
@@ -170,13 +173,24 @@ export class Reclaimer {
       if (this.#isStopped || !isAny(excess)) return;
       const sinceMs = clock.monotonic();
       const requests = this.#options.requests();
-      if (!await this.#round(excess)) return;
+      const { storedBytes } = this.#flush;
+      const done = await this.#round(excess);
+      const ms = clock.monotonic() - sinceMs;
+      this.#logger.debug(() =>
+        `reclaim ${done ?? "found nothing to do"} in ${Math.round(ms)} ms; ${this.#state()}`
+      );
+      if (done === undefined) return;
       if (this.#options.requests() !== requests) {
-        this.#restsUntilStored = this.#flush.storedBytes +
-          RECLAIM_ROUND_BYTES * RECLAIM_REST_FACTOR;
-        await this.#rest((clock.monotonic() - sinceMs) * RECLAIM_REST_FACTOR);
+        this.#restsUntilStored = storedBytes + RECLAIM_ROUND_BYTES * (1 + RECLAIM_REST_FACTOR);
+        await this.#rest(ms * RECLAIM_REST_FACTOR);
       }
     }
+  }
+
+  #state(): string {
+    const { total: { storedBytes, liveBytes }, segments } = this.#contents.map;
+    const dead = this.dead().length;
+    return `${segments.size} segments hold ${storedBytes} bytes, ${liveBytes} of them live; ${dead} are dead`;
   }
 
   /** What there is beyond `share` of the live bytes, and beyond that share of the segments there should be. */
@@ -194,35 +208,51 @@ export class Reclaimer {
     };
   }
 
-  /** Either a checkpoint, if that gives back enough, or some segments are moved. Returns false if nothing could be done. */
-  async #round(excess: Excess): Promise<boolean> {
-    const { map } = this.#contents;
+  /** Has what is dead given back, if that is worth a checkpoint, and moves some of the rest. Returns what it did, if anything. */
+  async #round(excess: Excess): Promise<string | undefined> {
+    const { dead, movable } = this.#survey(excess.bytes > 0);
+    const bytesMin = Math.min(excess.bytes / 2, this.#contents.map.total.liveBytes / 8);
+    const isWorthIt = (excess.bytes > 0 && dead.bytes >= bytesMin) ||
+      (excess.segments > 0 && dead.segments >= excess.segments / 2);
+    if (isWorthIt) {
+      this.#checkpointing ??= this.#checkpoint().finally(() => this.#checkpointing = null);
+    }
+    if (excess.bytes > dead.bytes || excess.segments > dead.segments) {
+      const moved = await this.#move(movable);
+      if (moved > 0) return `moved what was live in ${moved} segments`;
+    }
+    return await this.#checkpointing ? "deleted what was dead" : undefined;
+  }
+
+  /** What is dead, and the segments that are not, those first that give most for the least to move. */
+  #survey(isForBytes: boolean): { dead: Excess; movable: number[] } {
     const dead = { bytes: 0, segments: 0 };
-    const movable: [seq: number, rank: number][] = [];
-    for (const [seq, { storedBytes, liveBytes }] of map.segments) {
+    const ranked: [seq: number, share: number][] = [];
+    for (const [seq, { storedBytes, liveBytes }] of this.#contents.map.segments) {
       if (liveBytes === 0) {
         dead.bytes += storedBytes;
         dead.segments++;
       } else if (!this.#fixed.has(seq)) {
-        const share = liveBytes / (excess.bytes > 0 ? storedBytes : SEGMENT_DATA_BYTES_MAX);
-        if (share < RECLAIM_LIVE_SHARE_MAX) movable.push([seq, share]);
+        const share = liveBytes / (isForBytes ? storedBytes : SEGMENT_DATA_BYTES_MAX);
+        if (share < RECLAIM_LIVE_SHARE_MAX) ranked.push([seq, share]);
       }
     }
-    const bytesMin = Math.min(excess.bytes / 2, map.total.liveBytes / 8);
-    if (
-      (excess.bytes > 0 && dead.bytes >= bytesMin) ||
-      (excess.segments > 0 && dead.segments >= excess.segments / 2)
-    ) {
-      // a checkpoint has a seq of its own
-      await this.#flush.stamp();
-      return await this.#options.checkpoint();
-    }
-    movable.sort((a, b) => a[1] - b[1]);
-    return await this.#move(movable.map(([seq]) => seq));
+    ranked.sort((a, b) => a[1] - b[1]);
+    return { dead, movable: ranked.map(([seq]) => seq) };
   }
 
-  /** Moves the first of the segments, as much as fills a new one. Returns false if there is nothing to move. */
-  async #move(seqs: number[]): Promise<boolean> {
+  /** False if there is no checkpoint. */
+  async #checkpoint(): Promise<boolean> {
+    try {
+      await this.#flush.stamp(); // a checkpoint has a seq of its own
+      return await this.#options.checkpoint();
+    } catch {
+      return false; // the volume has failed, or is closed
+    }
+  }
+
+  /** Moves the first of the segments, as much as fills a new one; returns how many. */
+  async #move(seqs: number[]): Promise<number> {
     const { map } = this.#contents;
     let bytes = 0;
     let count = 0;
@@ -231,7 +261,7 @@ export class Reclaimer {
     ) {
       bytes += map.segments.get(seqs[count++])!.liveBytes;
     }
-    if (count === 0) return false;
+    if (count === 0) return 0;
     const brought = new Set<number>();
     await new Limiter(RECLAIM_HEADS_MAX).forEach(seqs.slice(0, count), async (seq) => {
       try {
@@ -244,7 +274,7 @@ export class Reclaimer {
     });
     await this.#flush.flush();
     for (const stripe of brought) this.#contents.cache.drop(stripe);
-    return true;
+    return count;
   }
 
   /** Brings what is live in a segment into the cache and marks it dirty. */
@@ -263,21 +293,25 @@ export class Reclaimer {
       if (byStripe.has(stripe)) byStripe.get(stripe)!.push(record);
       else byStripe.set(stripe, [record]);
     }
-    if (byStripe.size === 0) {
-      this.#fixed.add(seq); // what is live was never written by it: nothing to be done about it
-      return;
-    }
     const entries = [...byStripe];
-    const atOnce = Math.max(1, Math.floor(dirtyStripesMax / 4));
+    const atOnce = Math.max(1, Math.floor(dirtyStripesMax / 8));
     for (let at = 0; at < entries.length && !this.#isStopped; at += atOnce) {
       const some = entries.slice(at, at + atOnce);
-      await this.#roomFor(some.length);
-      await this.#fetch(seq, some, brought);
-      this.#contents.assertAlive();
-      for (const [, records] of some) {
-        for (const record of records) if (map.liveBytes(seq, record) > 0) this.#markDirty(record);
+      await this.#reserve(some.length);
+      try {
+        await this.#fetch(seq, some, brought);
+        this.#contents.assertAlive();
+        for (const [, records] of some) {
+          for (const record of records) if (map.liveBytes(seq, record) > 0) this.#markDirty(record);
+        }
+      } finally {
+        this.#contents.reservedStripes -= some.length;
+        this.#contents.cache.wake();
       }
       this.#flush.changed();
+    }
+    if (entries.length === 0 && (map.segments.get(seq)?.liveBytes ?? 0) > 0) {
+      throw new DamageError(`${key}: its index has nothing of what is live in it`);
     }
   }
 
@@ -296,31 +330,34 @@ export class Reclaimer {
 
   /** Marks what is here of the record's blocks; what is not, any more, waits for another round. */
   #markDirty({ firstBlock, blockCount }: SegmentRecord): void {
-    const { cache, blocksPerStripe, dirtyStripesMax } = this.#contents;
+    const { cache, blocksPerStripe } = this.#contents;
     const slot = cache.find(Math.floor(firstBlock / blocksPerStripe));
     if (slot < 0) return;
     const isBase = blockCount === blocksPerStripe;
     if (isBase && !cache.allValid(slot, 0, blocksPerStripe)) return;
-    const isNew = !cache.hasDirty(slot);
-    if (isNew && cache.dirtySlots.size + cache.sealedStripes >= dirtyStripesMax) return;
     const first = firstBlock % blocksPerStripe;
     for (let block = first; block < first + blockCount; block++) {
       if (cache.isValid(slot, block)) cache.setDirty(slot, block, 1);
     }
   }
 
-  async #roomFor(stripes: number): Promise<void> {
-    const { cache, dirtyStripesMax } = this.#contents;
+  /** Waits for room, and takes it; all of reclaim never has more than a quarter of what there is. */
+  async #reserve(stripes: number): Promise<void> {
+    const contents = this.#contents;
+    const reservedMax = Math.max(stripes, Math.floor(contents.dirtyStripesMax / 4));
     for (;;) {
-      this.#contents.assertAlive();
-      if (cache.dirtySlots.size + cache.sealedStripes + stripes <= dirtyStripesMax) return;
+      contents.assertAlive();
+      if (
+        stripes <= contents.roomStripes && contents.reservedStripes + stripes <= reservedMax
+      ) break;
       this.#flush.wantRoom();
-      await cache.roomMade();
+      await contents.cache.roomMade();
     }
+    contents.reservedStripes += stripes;
   }
 
   async #rest(ms: number): Promise<void> {
-    if (this.#isStopped) return;
+    if (this.#isStopped || this.#flush.storedBytes >= this.#restsUntilStored) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     const cancel = this.#contents.clock.after(ms, resolve);
     this.#endRest = () => {

@@ -74,13 +74,12 @@ export class TrimPath {
 
   /** A stripe that is covered in part and should get no more patches is stored whole: so it has to be here. */
   #bringIn(stripe: number, start: number, end: number): Blocked | null {
-    const { cache, map, stripeBytes, blocksPerStripe, dirtyStripesMax } = this.#contents;
+    const { cache, map, stripeBytes, blocksPerStripe } = this.#contents;
     const isWhole = start <= stripe * stripeBytes && end >= (stripe + 1) * stripeBytes;
     if (isWhole || !map.isFull(stripe)) return null;
     const slot = cache.find(stripe);
     if (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe)) return this.#fetcher.fetch([stripe]);
-    const busy = cache.dirtySlots.size + cache.sealedStripes;
-    return cache.hasDirty(slot) || busy + 2 <= dirtyStripesMax ? null : "room";
+    return cache.hasDirty(slot) || this.#contents.roomStripes >= 2 ? null : "room";
   }
 }
 

@@ -83,8 +83,7 @@ export class WritePath {
       at = stop;
     }
     if (toFetch !== null) return toFetch;
-    const busy = cache.dirtySlots.size + cache.sealedStripes;
-    if (busy + newlyDirty > this.#contents.dirtyStripesMax) return "room";
+    if (newlyDirty > this.#contents.roomStripes) return "room";
     if (cache.available - cleanSlots < newSlots) return "room";
     this.#copyIn(offset, data);
     return null;

@@ -127,12 +127,6 @@ export const BUGS: Bug[] = [
     to: "storedUpTo: seq - 1,",
   },
   {
-    what: "a page that changes while a checkpoint is stored goes into it as it is then",
-    file: "stripe_map.ts",
-    from: "page.beforeChange?.();",
-    to: "",
-  },
-  {
     what: "dead segments are deleted before the checkpoint is stored",
     file: "volume.ts",
     from: "const olderSeq = await this.#checkpointer.store(seq);",
