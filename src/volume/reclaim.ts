@@ -282,7 +282,9 @@ export class Reclaimer {
     const { map, dirtyStripesMax, blocksPerStripe } = this.#contents;
     const key = segmentKey(seq);
     const found = await this.#bucket.get(key, { offset: 0, length: SEGMENT_HEAD_BYTES_MAX });
+    const isLive = () => (map.segments.get(seq)?.liveBytes ?? 0) > 0;
     if (!found) {
+      if (!isLive()) return; // rightly so: it has died meanwhile, and was deleted
       await this.#options.confirm();
       throw new DamageError(`${key}: the segment is missing`);
     }
@@ -310,7 +312,7 @@ export class Reclaimer {
       }
       this.#flush.changed();
     }
-    if (entries.length === 0 && (map.segments.get(seq)?.liveBytes ?? 0) > 0) {
+    if (entries.length === 0 && isLive()) {
       throw new DamageError(`${key}: its index has nothing of what is live in it`);
     }
   }
