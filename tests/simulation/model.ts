@@ -62,8 +62,8 @@ export class Model {
   /** A flush is answered that was asked for in state `number`. @throws if the next writer lacks that state */
   flushed(number: number): void {
     if (this.#inherited && number > this.#inherited.number) {
-      const covered = this.#states[number - this.#first].disk;
-      if (firstDifference(covered, this.#inherited.disk) >= 0) {
+      // a change that waited then may have been found in part
+      if (!couldBe(this.#inherited.disk, this.#states[number - this.#first])) {
         throw new Error(
           `a flush of state ${number} is answered after a takeover that found ${this.#inherited.number}`,
         );
