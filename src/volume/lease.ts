@@ -39,7 +39,9 @@ export interface Host {
 
 interface LeaseFile {
   holder: Holder;
-  /** 0 while the holder is opening the volume. */
+  /** The holder has not claimed the volume yet. */
+  opening: boolean;
+  /** Of the holder; while it is opening the volume, the newest that is known. */
   epoch: number;
   /** Of the writer, 32 hexadecimal digits. */
   writer: string;
@@ -57,6 +59,8 @@ export interface Tenancy {
   etag: string;
   /** The last who had the volume open, or was about to. */
   holder: Holder;
+  /** The newest epoch that the lease knows of. */
+  epoch: number;
   /**
    * held: the holder lives, as far as can be told; silent: it has not been heard of for too long; gone: it died
    * without a word.
@@ -81,15 +85,16 @@ export async function readTenancy(
   if (!found) return null;
   const lease = decodeChecked<LeaseFile>(LEASE_KEY, found.bytes);
   const { etag } = found;
-  const { holder, epoch, renewedAt, released, storedUpTo } = lease;
+  const { holder, opening, epoch, renewedAt, released, storedUpTo } = lease;
   const seconds = Math.max(0, Math.round((clock.now() - renewedAt) / 1000));
-  const who = `${holder.host} (pid ${holder.pid}${epoch === 0 ? "" : `, epoch ${epoch}`})`;
-  const what = `${bucket.name} is ${epoch === 0 ? "being opened" : "open"} on ${who}, ` +
+  const who = `${holder.host} (pid ${holder.pid}${opening ? "" : `, epoch ${epoch}`})`;
+  const what = `${bucket.name} is ${opening ? "being opened" : "open"} on ${who}, ` +
     `which was last heard of ${seconds} s ago`;
-  if (released) return { etag, holder, state: "released", what, storedUpTo };
+  if (released) return { etag, holder, epoch, state: "released", what, storedUpTo };
   const isGone = host.isGone(holder, renewedAt);
   const isSilent = isGone === undefined && seconds * 1000 > LEASE_EXPIRED_MS;
-  return { etag, holder, state: isGone ? "gone" : isSilent ? "silent" : "held", what, storedUpTo };
+  const state = isGone ? "gone" : isSilent ? "silent" : "held";
+  return { etag, holder, epoch, state, what, storedUpTo };
 }
 
 /** A process that is about to open the volume. */
@@ -140,7 +145,7 @@ function refusal(what: string): UsageError {
   );
 }
 
-/** A lease that names this process, with epoch 0: it has not claimed the volume yet. */
+/** A lease that names this process, though it has not claimed the volume yet. */
 export interface Reservation {
   etag: string;
   /** What the lease told before. */
@@ -191,7 +196,9 @@ async function writeReservation(
 ): Promise<string | null> {
   const lease: LeaseFile = {
     holder: host.me,
-    epoch: 0,
+    opening: true,
+    // who was fenced before, and looks here for it, must still see it
+    epoch: before?.epoch ?? 0,
     writer: writerId,
     renewedAt: clock.now(),
     released,
@@ -275,6 +282,7 @@ export class Lease {
     for (;;) {
       const lease: LeaseFile = {
         holder: this.#host.me,
+        opening: false,
         epoch: this.#writer.epoch,
         writer: this.#writer.id,
         renewedAt: this.#clock.now(),
@@ -307,9 +315,9 @@ export class Lease {
   #assertOurs(found: FoundObject | null): void {
     const lease = found && readable(found.bytes);
     if (!lease) return;
-    const { holder, epoch, writer } = lease;
+    const { holder, opening, epoch, writer } = lease;
     // an epoch is claimed by one writer, except at a store that does not honour conditions
-    const isRival = epoch === this.#writer.epoch && writer !== this.#writer.id;
+    const isRival = !opening && epoch === this.#writer.epoch && writer !== this.#writer.id;
     if (epoch > this.#writer.epoch || isRival) {
       throw new FencedError(
         `another writer has taken the volume over: ${holder.host} (pid ${holder.pid}) has epoch ` +

@@ -169,6 +169,22 @@ Deno.test("a fenced writer that looks for a segment which is gone hears that it 
   assert(sleeper.failures[0] instanceof FencedError);
 });
 
+Deno.test("a fenced writer hears that it is fenced also while a third process opens the volume", async () => {
+  const sleeper = await openVolume({ cacheTtlMs: 1 }, { clock: await lateClock() });
+  await put(sleeper, 0, 4, 1);
+  await sleeper.clock.advance(10);
+  const { bucket } = sleeper;
+  const successor = await openVolume(EAGER, { bucket });
+  for (let value = 2; value < 30; value++) await put(successor, 0, 4, value);
+  await untilQuiet(successor);
+  bucket.hold("list");
+  const third = openVolume(EAGER, { bucket }); // its name is in the lease, and it has claimed nothing yet
+  await bucket.untilHeld(1);
+  await assertRejects(() => readBytes(sleeper.volume, 0, 4096), FencedError);
+  bucket.release("list");
+  assertEquals(await firstBytes((await third).volume, 0, 1), [29]);
+});
+
 Deno.test("a read that was under way when its segment was deleted gets what was written since", async () => {
   const opened = await openVolume({ ...EAGER, cacheTtlMs: 1 }, { clock: await lateClock() });
   await put(opened, 0, 4, 1);
