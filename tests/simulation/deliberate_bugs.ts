@@ -50,8 +50,8 @@ export const BUGS: Bug[] = [
   {
     what: "the oldest patch of a stripe is forgotten",
     file: "stripe_map.ts",
-    from: "page.patches.set(index, kept.reverse());",
-    to: "page.patches.set(index, kept.reverse().slice(-2));",
+    from: "page.patches.set(index, kept);",
+    to: "page.patches.set(index, kept.slice(-2));",
   },
   {
     what: "zeroes over a part of a stripe are not noted in the map",
