@@ -83,6 +83,11 @@ export class ReplyQueue {
     if (this.#collecting.used > 0 || this.#own.length > 0) void this.#writeOut();
   }
 
+  /** Whether something waits for the client to take it. */
+  get isWriting(): boolean {
+    return this.#writing;
+  }
+
   /** Resolves when everything queued has been written, or can't be any more. */
   idle(): Promise<void> {
     this.send();

@@ -141,7 +141,9 @@ export class Transmission {
         if (this.#ended || this.#stopping) return;
         this.#receive();
       }
-      await this.#woken();
+      // Room that only the client can make is not waited for once the server stops.
+      if (this.#stalled && this.#stopping && this.#replies.isWriting) await this.#repliesTaken();
+      else await this.#woken();
     }
   }
 
@@ -371,9 +373,14 @@ export class Transmission {
     this.#payload = undefined;
   }
 
-  /** Everything received is answered; a client that does not take the answers is not waited for. */
+  /** Everything received is answered. */
   async #drain(): Promise<void> {
     await this.#settled();
+    await this.#repliesTaken();
+  }
+
+  /** Everything queued is sent; a client that does not take it is not waited for. */
+  async #repliesTaken(): Promise<void> {
     const tooLate = () => new ProtocolError(`the client took no replies for ${DRAIN_MS_MAX} ms`);
     await within(this.#clock, DRAIN_MS_MAX, this.#replies.idle(), tooLate);
   }

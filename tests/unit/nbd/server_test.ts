@@ -94,6 +94,23 @@ test("a client that takes no replies can't keep a server from stopping", async (
   }, { clock });
 });
 
+test("nor can one that takes none when it has asked for more than it may", async () => {
+  const clock = new ManualClock();
+  await serving(async ({ attach, server }) => {
+    const client = await attach();
+    const sent = client.send(reads(1000, MIB)).catch(() => {});
+    await until(() => server.inFlightBytes >= IN_FLIGHT_BYTES_MAX / 2, "the share is used up");
+    const closed = server.close();
+    await until(() => clock.pending > 0, "the deadline of the drain");
+    await clock.advance(DRAIN_MS_MAX);
+    await closed;
+    await sent;
+    client.close();
+    // what was being written is held until the kernel lets go of it
+    await until(() => server.inFlightBytes === 0, "the last reply is given up");
+  }, { clock });
+});
+
 // ---- Limits
 
 test("a client that never reads its replies costs bounded memory, and others go on", () =>
