@@ -15,9 +15,10 @@ import type { Clock } from "../clock.ts";
 import { DamageError, messageOf } from "../errors.ts";
 import { BLOCK_BYTES, DOWNLOADS_MAX, MAP_PAGE_STRIPES, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
 import { silentLogger } from "../logger.ts";
-import { checkpointKey, listAll, listCheckpoints, loadCheckpoint } from "./checkpoint.ts";
+import { checkpointKey, listCheckpoints, loadCheckpoint } from "./checkpoint.ts";
 import { endOf, joinNeighbours } from "./fetch.ts";
 import { type Host, LEASE_KEY, readTenancy, type Tenancy } from "./lease.ts";
+import { listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
 import { readState, type VolumeState } from "./recovery.ts";
 import {
@@ -320,10 +321,8 @@ function isSame(a: Place, b: Place): boolean {
   return a.seq === b.seq && a.offset === b.offset;
 }
 
-function isNamed(map: StripeMap, { stripe, place }: LiveRecord): boolean {
-  const base = map.base(stripe);
-  if (base && isSame(base, place)) return true;
-  return map.patches(stripe).some((patch) => patch.place !== null && isSame(patch.place, place));
+function isNamed(map: StripeMap, { firstBlock, place }: LiveRecord): boolean {
+  return map.liveBytes(place.seq, { firstBlock, offset: place.offset }) > 0;
 }
 
 /** What the map names of these stripes. */

@@ -36,6 +36,7 @@ import { crc32 } from "node:zlib";
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError } from "../errors.ts";
 import { CHECKPOINT_PART_BYTES_MAX, DOWNLOADS_MAX, MAP_PAGE_STRIPES } from "../limits.ts";
+import { deleteAll, listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
 import { checkCrc, getUint64, setUint64, viewOf } from "./segment.ts";
 import { MapPage, type Patch, type StripeMap } from "./stripe_map.ts";
@@ -76,16 +77,6 @@ export function checkpointKey(seq: number): string {
 
 function packKey(place: { packSeq: number; part: number }): string {
   return `${PACK_PREFIX}${digits(place.packSeq, 10)}/${digits(place.part, 4)}`;
-}
-
-/** Every key under `prefix`. */
-export async function listAll(bucket: Bucket, prefix: string, startAfter?: string) {
-  const keys: string[] = [];
-  for (let after = startAfter;; after = keys.at(-1)) {
-    const page = await bucket.list(prefix, after);
-    if (page.length === 0) return keys;
-    for (const key of page) keys.push(key);
-  }
 }
 
 /** The seqs of the checkpoints there are, newest first; a key of any other form is none. */
@@ -254,11 +245,8 @@ export class Checkpointer {
       !this.#newest!.packs.has(key) && !older?.packs.has(key)
     );
     // roots first: a root whose packs are gone would look like damage
-    for (const keys of [roots, packs]) {
-      for (let at = 0; at < keys.length; at += 1000) {
-        await this.#bucket.delete(keys.slice(at, at + 1000));
-      }
-    }
+    await deleteAll(this.#bucket, roots);
+    await deleteAll(this.#bucket, packs);
     for (const key of packs) this.#packBytes.delete(key);
   }
 }

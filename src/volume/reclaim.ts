@@ -18,7 +18,6 @@
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError, messageOf } from "../errors.ts";
 import {
-  KEYS_MAX,
   RECLAIM_BEGIN_SHARE,
   RECLAIM_END_SHARE,
   RECLAIM_HEADS_MAX,
@@ -34,6 +33,7 @@ import type { Logger } from "../logger.ts";
 import type { Contents } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
 import type { FlushPath } from "./flush.ts";
+import { deleteAll, listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
 import {
   parseSegmentHead,
@@ -136,32 +136,16 @@ export class Reclaimer {
     const seqs = dead.filter((seq) => seq <= lastSeq);
     if (!this.#hasSwept && lastSeq > 0) {
       const isKnown = (seq: number) => map.segments.has(seq) || map.claims.has(seq);
-      seqs.push(...(await this.#listed(lastSeq)).filter((seq) => !isKnown(seq)));
+      const keys = await listAll(this.#bucket, "log/");
+      const listed = keys.map(seqOfKey).filter((seq) => seq !== undefined);
+      seqs.push(...listed.filter((seq) => seq <= lastSeq && !isKnown(seq)));
       this.#hasSwept = true;
     }
-    for (let at = 0; at < seqs.length; at += KEYS_MAX) {
-      const some = seqs.slice(at, at + KEYS_MAX);
-      await this.#bucket.delete(some.map(segmentKey));
-      for (const seq of some) {
-        map.forgetSegment(seq);
-        this.#fixed.delete(seq);
-      }
+    await deleteAll(this.#bucket, seqs.map(segmentKey));
+    for (const seq of seqs) {
+      map.forgetSegment(seq);
+      this.#fixed.delete(seq);
     }
-  }
-
-  /** The segments up to `lastSeq` that the bucket has. */
-  async #listed(lastSeq: number): Promise<number[]> {
-    const seqs: number[] = [];
-    let last = "";
-    do {
-      const keys = await this.#bucket.list("log/", last || undefined);
-      for (const key of keys) {
-        const seq = seqOfKey(key);
-        if (seq !== undefined && seq <= lastSeq) seqs.push(seq);
-      }
-      last = keys.at(-1) ?? "";
-    } while (last !== "" && last < segmentKey(lastSeq));
-    return seqs;
   }
 
   // ---- moving

@@ -16,11 +16,11 @@ import { DOWNLOADS_MAX, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import {
   checkpointKey,
-  listAll,
   listCheckpoints,
   loadCheckpoint,
   type LoadedCheckpoint,
 } from "./checkpoint.ts";
+import { listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
 import {
   parseSegmentHead,
@@ -64,8 +64,8 @@ export function recover(
   logger: Logger,
   storedUpTo = 0,
 ): Promise<Recovered> {
-  return undisturbed(bucket, async (seqs) => {
-    const { log, checkpoint } = await read(bucket, seqs, blocksPerStripe, logger, storedUpTo);
+  const source = { bucket, blocksPerStripe, logger, storedUpTo };
+  return undisturbed(source, async (log, checkpoint) => {
     const writer = await claim(bucket, log, writerId);
     const state = stateAt(log, checkpoint);
     return { ...state, writer, replayed: state.lastSeq - 1 - (checkpoint?.seq ?? 0) };
@@ -79,10 +79,16 @@ export function readState(
   logger: Logger,
   storedUpTo = 0,
 ): Promise<VolumeState> {
-  return undisturbed(bucket, async (seqs) => {
-    const { log, checkpoint } = await read(bucket, seqs, blocksPerStripe, logger, storedUpTo);
-    return stateAt(log, checkpoint);
-  });
+  const source = { bucket, blocksPerStripe, logger, storedUpTo };
+  return undisturbed(source, (log, checkpoint) => Promise.resolve(stateAt(log, checkpoint)));
+}
+
+/** What a volume is read from. */
+interface Source {
+  bucket: Bucket;
+  blocksPerStripe: number;
+  logger: Logger;
+  storedUpTo: number;
 }
 
 function stateAt(log: LogReader, checkpoint: LoadedCheckpoint | null): VolumeState {
@@ -90,15 +96,19 @@ function stateAt(log: LogReader, checkpoint: LoadedCheckpoint | null): VolumeSta
 }
 
 /**
- * Does `act` with the seqs of the checkpoints there are, newest first; again, if a newer one has been stored before it
- * ended: a writer that still lives may have cleaned up behind that one, under our eyes.
+ * Reads the volume and does `act` with it; again, if a newer checkpoint has been stored before that ended: a
+ * writer that still lives may have cleaned up behind that one, under our eyes.
  */
-async function undisturbed<T>(bucket: Bucket, act: (seqs: number[]) => Promise<T>): Promise<T> {
+async function undisturbed<T>(
+  source: Source,
+  act: (log: LogReader, checkpoint: LoadedCheckpoint | null) => Promise<T>,
+): Promise<T> {
   for (;;) {
-    const seen = await listCheckpoints(bucket);
-    const isNewest = async () => (await listCheckpoints(bucket))[0] === seen[0];
+    const seen = await listCheckpoints(source.bucket);
+    const isNewest = async () => (await listCheckpoints(source.bucket))[0] === seen[0];
     try {
-      const result = await act(seen);
+      const { log, checkpoint } = await read(source, seen);
+      const result = await act(log, checkpoint);
       if (await isNewest()) return result;
     } catch (error) {
       if (!(error instanceof DamageError) || await isNewest()) throw error;
@@ -108,11 +118,8 @@ async function undisturbed<T>(bucket: Bucket, act: (seqs: number[]) => Promise<T
 
 /** The newest checkpoint of `seqs` that is sound, and the log behind it. */
 async function read(
-  bucket: Bucket,
+  { bucket, blocksPerStripe, logger, storedUpTo }: Source,
   seqs: number[],
-  blocksPerStripe: number,
-  logger: Logger,
-  storedUpTo: number,
 ): Promise<{ log: LogReader; checkpoint: LoadedCheckpoint | null }> {
   const damages: string[] = [];
   let map = new StripeMap(blocksPerStripe);

@@ -153,7 +153,10 @@ export class StripeMap {
   }
 
   /** Bytes that are read from a data record of segment `seq`, with its prefix; 0 if the map does not name it any more. */
-  liveBytes(seq: number, { firstBlock, offset }: SegmentRecord): number {
+  liveBytes(
+    seq: number,
+    { firstBlock, offset }: Pick<SegmentRecord, "firstBlock" | "offset">,
+  ): number {
     const stripe = Math.floor(firstBlock / this.#blocksPerStripe);
     const page = this.pages.get(pageOf(stripe));
     if (!page) return 0;

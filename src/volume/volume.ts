@@ -182,16 +182,12 @@ export class Volume implements BlockDevice {
     this.#clock = clock;
     this.#logger = logger;
     this.#onFailure = around.onFailure;
-    const cache = new StripeCache(
-      options.cacheStripes,
-      info.stripeBytes,
-      options.cacheTtlMs,
-      clock,
-    );
+    const { stripeBytes } = info;
+    const cache = new StripeCache(options.cacheStripes, stripeBytes, options.cacheTtlMs, clock);
     const contents = new Contents(cache, new Zeroes(), map, clock, options.ioTimeoutMs);
     const { segmentDataBytes = SEGMENT_DATA_BYTES_MAX, garbageBytesMin = RECLAIM_BYTES_MIN } =
       options;
-    const batchBytesMax = contents.dirtyStripesMax * info.stripeBytes;
+    const batchBytesMax = contents.dirtyStripesMax * stripeBytes;
     const segmentBytesMax = segmentBytesFor(Math.min(segmentDataBytes, batchBytesMax));
     const uploader = new Uploader(bucket, writer, options.uploads, lastSeq, segmentBytesMax);
     const fetcher = new Fetcher(contents, bucket, () => this.#confirm());

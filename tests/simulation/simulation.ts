@@ -12,6 +12,7 @@
  *  - once another writer has opened the volume, the one before has no flush answered that the new one
  *    did not find;
  *  - what was read after an opening stays so (the next death can't bring older bytes back);
+ *  - whatever was killed or came too late, the next process gives the space of it back;
  *  - the invariants of cache, map and segment table hold, and a clean stop leaves no timer behind.
  */
 import { setImmediate } from "node:timers";
