@@ -43,11 +43,27 @@ function permissions(): string[] {
 }
 
 /** Makes dist/.bundle, out of which `compile` makes executables. */
-export async function bundle(): Promise<void> {
+async function bundle(): Promise<void> {
+  await mustRun("rm", ["-rf", BUNDLE]);
   // A stale deno.lock is an error here, not something to mend.
   const guarded = ["--lock=deno.lock", "--frozen"];
   const args = ["bundle", ...guarded, "--code-splitting", "--outdir", BUNDLE, "main.ts"];
   await mustRun(Deno.execPath(), args, { DENO_DIR: CACHE });
+  for (const { name } of Deno.readDirSync(BUNDLE)) nameExports(join(BUNDLE, name));
+}
+
+/**
+ * A part that was CommonJS exports all it has as `default`, and who imports it dynamically looks for names: the AWS
+ * SDK for `getDefaultRoleAssumerWithWebIdentity` of STS. What Deno and Node do for it esbuild leaves out.
+ */
+function nameExports(part: string): void {
+  const isCommonJs = (name: string) =>
+    /^export default require_\w+\(\);$/m.test(Deno.readTextFileSync(join(BUNDLE, name)));
+  const text = Deno.readTextFileSync(part).replaceAll(
+    /\bimport\("\.\/([^"]+)"\)/g,
+    (call, name) => isCommonJs(name) ? `${call}.then((part) => part.default)` : call,
+  );
+  Deno.writeTextFileSync(part, text);
 }
 
 function denoCompile(target: string, output: string, runtime?: string) {
