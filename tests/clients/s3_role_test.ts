@@ -63,21 +63,66 @@ const CONTAINER: Source = {
   },
 };
 
+function stsAnswer(action: string, { accessKeyId, secretAccessKey, sessionToken }: Keys): string {
+  return `<${action}Response><${action}Result><Credentials><AccessKeyId>${accessKeyId}</AccessKeyId>
+    <SecretAccessKey>${secretAccessKey}</SecretAccessKey><SessionToken>${sessionToken}</SessionToken>
+    <Expiration>${EXPIRES}</Expiration></Credentials></${action}Result></${action}Response>`;
+}
+
+const ROLE = "arn:aws:iam::123456789012:role/disk-role";
+
 /** EKS with a role of the service account: a token in a file is changed for keys by STS. */
 const WEB_IDENTITY: Source = {
   env: async (endpoint, home) => ({
     AWS_ENDPOINT_URL_STS: endpoint,
-    AWS_ROLE_ARN: "arn:aws:iam::123456789012:role/disk-role",
+    AWS_ROLE_ARN: ROLE,
     AWS_WEB_IDENTITY_TOKEN_FILE: await home.write("token", "a-service-account"),
   }),
   answer({ body }, keys) {
-    assertStringIncludes(body, "Action=AssumeRoleWithWebIdentity");
+    assertStringIncludes(body, "Action=AssumeRoleWithWebIdentity&");
     assertStringIncludes(body, "WebIdentityToken=a-service-account");
-    return `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>
-      <AccessKeyId>${keys.accessKeyId}</AccessKeyId>
-      <SecretAccessKey>${keys.secretAccessKey}</SecretAccessKey>
-      <SessionToken>${keys.sessionToken}</SessionToken><Expiration>${EXPIRES}</Expiration>
-      </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`;
+    return stsAnswer("AssumeRoleWithWebIdentity", keys);
+  },
+};
+
+/** A profile in ~/.aws that takes another one's keys to STS. */
+const PROFILE: Source = {
+  async env(endpoint, home) {
+    await Deno.mkdir(home.file(".aws"));
+    await home.write(".aws/credentials", "[me]\naws_access_key_id=AKME\naws_secret_access_key=s\n");
+    const profile = `[profile disk]\nrole_arn=${ROLE}\nsource_profile=me\nregion=us-east-1\n`;
+    await home.write(".aws/config", profile);
+    return { AWS_PROFILE: "disk", AWS_ENDPOINT_URL_STS: endpoint };
+  },
+  answer({ body, headers }, keys) {
+    assertStringIncludes(headers.authorization, "Credential=AKME/");
+    assertStringIncludes(body, "Action=AssumeRole&");
+    return stsAnswer("AssumeRole", keys);
+  },
+};
+
+/** Who has signed in by `aws sso login`, so long ago that the token is to be had anew. */
+const SINGLE_SIGN_ON: Source = {
+  async env(endpoint, home) {
+    await Deno.mkdir(home.file(".aws/sso/cache"), { recursive: true });
+    const session = "sso_start_url=https://sign.in\nsso_region=us-east-1";
+    const account = "sso_session=us\nsso_account_id=123456789012\nsso_role_name=disk-role";
+    await home.write(".aws/config", `[sso-session us]\n${session}\n[profile disk]\n${account}\n`);
+    const name = await crypto.subtle.digest("SHA-1", new TextEncoder().encode("us"));
+    const token = {
+      ...{ accessToken: "old", expiresAt: "2026-01-01T00:00:00Z", refreshToken: "refresh" },
+      ...{ clientId: "id", clientSecret: "secret", registrationExpiresAt: EXPIRES },
+    };
+    const cache = `.aws/sso/cache/${new Uint8Array(name).toHex()}.json`;
+    await home.write(cache, JSON.stringify(token));
+    const endpoints = { AWS_ENDPOINT_URL_SSO: endpoint, AWS_ENDPOINT_URL_SSO_OIDC: endpoint };
+    return { AWS_PROFILE: "disk", ...endpoints };
+  },
+  answer({ path, headers }, keys) {
+    if (path === "/token") return JSON.stringify({ accessToken: "new", expiresIn: 3600 });
+    assert(path.startsWith("/federation/credentials?"), path);
+    assertEquals(headers["x-amz-sso_bearer_token"], "new");
+    return JSON.stringify({ roleCredentials: { ...keys, expiration: Date.parse(EXPIRES) } });
   },
 };
 
@@ -102,6 +147,12 @@ async function startDrive(bucket: S3TestBucket, source: Source, endpoint: string
 }
 
 const SOURCES = { "an EC2 instance": INSTANCE, "a container": CONTAINER };
+const MORE_SOURCES = {
+  ...SOURCES,
+  "a service account": WEB_IDENTITY,
+  "a profile": PROFILE,
+  "a single sign-on": SINGLE_SIGN_ON,
+};
 
 testInS3(Object.fromEntries(
   Object.entries(SOURCES).map(([name, source]) => [
@@ -134,7 +185,7 @@ testInS3(Object.fromEntries(
   ]),
 ));
 
-for (const [name, source] of Object.entries({ ...SOURCES, "a service account": WEB_IDENTITY })) {
+for (const [name, source] of Object.entries(MORE_SOURCES)) {
   Deno.test(`the session token of ${name}'s role goes along with its keys`, async () => {
     const keys = { accessKeyId: "AKROLE", secretAccessKey: "secret", sessionToken: "a-token" };
     await using role = await startSource(source, keys);
