@@ -49,7 +49,12 @@ async function bundle(): Promise<void> {
   const guarded = ["--lock=deno.lock", "--frozen"];
   const args = ["bundle", ...guarded, "--code-splitting", "--outdir", BUNDLE, "main.ts"];
   await mustRun(Deno.execPath(), args, { DENO_DIR: CACHE });
-  for (const { name } of Deno.readDirSync(BUNDLE)) nameExports(join(BUNDLE, name));
+  for (const { name } of Deno.readDirSync(BUNDLE)) {
+    const part = join(BUNDLE, name);
+    nameExports(part);
+    // `deno compile` stores when a file was made, which would make each executable another one.
+    Deno.utimeSync(part, 0, 0);
+  }
 }
 
 /**
