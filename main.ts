@@ -19,6 +19,7 @@ import { defaultSettings, describe, findConfig, parseConfig, type Settings } fro
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { LocalHost } from "./src/host.ts";
 import { BLOCK_BYTES } from "./src/limits.ts";
+import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
@@ -150,6 +151,7 @@ function showAddress(listener: Deno.Listener): string {
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
+  const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
   const host = new LocalHost(systemClock, logger);
@@ -181,14 +183,16 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     logger,
   });
   for (const listener of listeners) server.serve(listener);
+  const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
-  drainOnSignal(server, volume, logger).then(ended.resolve);
+  drainOnSignal(server, volume, logger, () => manager.stopping(condition)).then(ended.resolve);
   const memory = memoryBytesMax(options, volume.info);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
       `${bucket.name}, epoch ${volume.epoch}; next, as root: ${attachCommand(listeners[0])}`,
   );
+  manager.ready(condition);
   const code = await ended.promise;
   const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
   logger.info(
@@ -197,6 +201,17 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   );
   isHeld = code === EXIT_NOT_STORED;
   return code;
+}
+
+/** What systemd shows of a drive. */
+function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
+  const { unstoredBytes } = volume;
+  const { trouble } = bucket;
+  const unstored = unstoredBytes === 0
+    ? "everything is stored"
+    : `${showBytes(unstoredBytes)} not stored yet`;
+  const outage = trouble === undefined ? "" : `; waiting for ${bucket.name}: ${trouble}`;
+  return { status: unstored + outage, isBucketThere: trouble === undefined };
 }
 
 async function check(
@@ -215,7 +230,12 @@ async function check(
 }
 
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
-async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger): Promise<number> {
+async function drainOnSignal(
+  server: NbdServer,
+  volume: Volume,
+  logger: Logger,
+  onBegin: () => void,
+): Promise<number> {
   const signals = ["SIGTERM", "SIGINT"] as const;
   const next = () =>
     new Promise<void>((resolve) => {
@@ -226,6 +246,7 @@ async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger):
       for (const signal of signals) Deno.addSignalListener(signal, listener);
     });
   await next();
+  onBegin();
   const progress = new DrainProgress(systemClock, logger, Deno.stderr.isTerminal());
   const drained = (async () => {
     await server.close();
