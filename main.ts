@@ -28,6 +28,7 @@ import { describeExport } from "./src/export_description.ts";
 import { LocalHost } from "./src/host.ts";
 import { BLOCK_BYTES } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
+import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
@@ -174,6 +175,7 @@ function showAddress(listener: Deno.Listener): string {
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
+  const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
   const host = new LocalHost(systemClock, logger);
@@ -206,14 +208,16 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     logger,
   });
   for (const listener of listeners) server.serve(listener);
+  const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
-  drainOnSignal(server, volume, logger).then(ended.resolve);
+  drainOnSignal(server, volume, logger, () => manager.stopping(condition)).then(ended.resolve);
   const memory = memoryBytesMax(options, volume.info);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
       `${bucket.name}, epoch ${volume.epoch}; next, as root: ${attachCommand(listeners[0])}`,
   );
+  manager.ready(condition);
   const code = await ended.promise;
   const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
   logger.info(
@@ -222,6 +226,17 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   );
   isHeld = code === EXIT_NOT_STORED;
   return code;
+}
+
+/** What systemd shows of a drive. */
+function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
+  const { unstoredBytes } = volume;
+  const { trouble } = bucket;
+  const unstored = unstoredBytes === 0
+    ? "everything is stored"
+    : `${showBytes(unstoredBytes)} not stored yet`;
+  const outage = trouble === undefined ? "" : `; waiting for ${bucket.name}: ${trouble}`;
+  return { status: unstored + outage, isBucketThere: trouble === undefined };
 }
 
 async function check(
@@ -240,7 +255,12 @@ async function check(
 }
 
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
-async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger): Promise<number> {
+async function drainOnSignal(
+  server: NbdServer,
+  volume: Volume,
+  logger: Logger,
+  onBegin: () => void,
+): Promise<number> {
   const signals = ["SIGTERM", "SIGINT"] as const;
   const next = () =>
     new Promise<void>((resolve) => {
@@ -251,6 +271,7 @@ async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger):
       for (const signal of signals) Deno.addSignalListener(signal, listener);
     });
   await next();
+  onBegin();
   const progress = new DrainProgress(systemClock, logger, Deno.stderr.isTerminal());
   const drained = (async () => {
     await server.close();

@@ -183,3 +183,15 @@ export const STALE_TEMP_MS = 3_600_000;
 export const CONNECTION_BYTES_MAX = RECEIVE_BUFFER_BYTES + 2 * REPLY_BUFFER_BYTES;
 /** Deno with this program loaded, and what it has collected but not yet given back. */
 export const RUNTIME_BYTES = 256 * MIB;
+
+// ---- systemd
+
+/** What the service does is told this often, if it has changed; a drain that goes on as often. */
+export const STATUS_EVERY_MS = 5_000;
+/** An opening that goes on has so long until it must say so again. */
+export const START_EXTENSION_MS = 60_000;
+/**
+ * A stop goes on for so long without the bucket, then what is not stored is given up: as TimeoutStopSec= in
+ * systemd/elasticdrive@.service. An outage of ten minutes is survived, with room to spare.
+ */
+export const STOP_PATIENCE_MS = 15 * 60_000;
