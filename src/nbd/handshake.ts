@@ -5,11 +5,11 @@
  * Promises: every option gets the reply that proto.md asks for, and negotiation goes on after an error;
  * a client that breaks a rule after which that is impossible is a `ProtocolError`. Data of an option is
  * never held beyond OPTION_BYTES_MAX.
- * Assumes: the caller bounds the time (HANDSHAKE_MS_MAX) by closing the connection. A client that sends on
- * without reading replies stops itself: the next option is read after the reply to this one is sent.
+ * Assumes: the caller bounds the time (HANDSHAKE_MS_MAX) by closing the connection. That ends reads, but no
+ * write: so no more than OPTIONS_MAX options are answered, each in one write.
  */
 
-import { OPTION_BYTES_MAX, REQUEST_BYTES_MAX } from "../limits.ts";
+import { OPTION_BYTES_MAX, OPTIONS_MAX, REQUEST_BYTES_MAX } from "../limits.ts";
 import {
   CLIENT_FLAGS_BYTES,
   encodeExport,
@@ -72,10 +72,12 @@ export async function negotiate(
   await writeAll(conn, encodeGreeting());
   if (!(await received.require(conn, CLIENT_FLAGS_BYTES))) return false;
   const handshake = new Handshake(conn, received, offered, takeClientFlags(received));
-  for (;;) {
+  for (let options = 0; options < OPTIONS_MAX; options++) {
     const next = await handshake.haggle();
+    await handshake.sendReplies();
     if (next !== "haggle") return next === "transmission";
   }
+  throw new ProtocolError(`a handshake may have ${OPTIONS_MAX} options at most`);
 }
 
 function takeClientFlags(received: ReceiveBuffer): number {
@@ -92,6 +94,8 @@ class Handshake {
   readonly #received: ReceiveBuffer;
   readonly #offered: Export;
   readonly #clientFlags: number;
+  /** To the present option. */
+  readonly #replies: Uint8Array<ArrayBuffer>[] = [];
 
   constructor(conn: Deno.Conn, received: ReceiveBuffer, offered: Export, clientFlags: number) {
     this.#conn = conn;
@@ -127,12 +131,12 @@ class Handshake {
       case NBD_OPT_ABORT:
         return await this.#abort();
       case NBD_OPT_LIST:
-        return await this.#list(data);
+        return this.#list(data);
       case NBD_OPT_INFO:
       case NBD_OPT_GO:
-        return await this.#infoOrGo(option, data);
+        return this.#infoOrGo(option, data);
       default:
-        return await this.#refuse(
+        return this.#refuse(
           option,
           NBD_REP_ERR_UNSUP,
           "this server does not know the option",
@@ -156,30 +160,30 @@ class Handshake {
     return "end";
   }
 
-  async #list(data: Uint8Array): Promise<Next> {
+  #list(data: Uint8Array): Next {
     if (data.length > 0) {
-      return await this.#refuse(NBD_OPT_LIST, NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
+      return this.#refuse(NBD_OPT_LIST, NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
     }
     const server = encodeServer(this.#offered.name, this.#offered.description);
-    await this.#reply(NBD_OPT_LIST, NBD_REP_SERVER, server);
-    await this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
+    this.#reply(NBD_OPT_LIST, NBD_REP_SERVER, server);
+    this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
     return "haggle";
   }
 
-  async #infoOrGo(option: number, data: Uint8Array): Promise<Next> {
+  #infoOrGo(option: number, data: Uint8Array): Next {
     const wanted = parseExportRequest(data);
     if (wanted === undefined) {
-      return await this.#refuse(
+      return this.#refuse(
         option,
         NBD_REP_ERR_INVALID,
         "the lengths in the option don't add up",
       );
     }
     if (!this.#isOffered(wanted.name)) {
-      return await this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
+      return this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
     }
-    for (const info of this.#infos(wanted.infos)) await this.#reply(option, NBD_REP_INFO, info);
-    await this.#reply(option, NBD_REP_ACK);
+    for (const info of this.#infos(wanted.infos)) this.#reply(option, NBD_REP_INFO, info);
+    this.#reply(option, NBD_REP_ACK);
     return option === NBD_OPT_GO ? "transmission" : "haggle";
   }
 
@@ -214,15 +218,22 @@ class Handshake {
     if (!(await this.#received.skip(this.#conn, header.length))) return "end";
     if (header.option === NBD_OPT_ABORT) return await this.#abort();
     const text = `option data may have ${OPTION_BYTES_MAX} bytes at most`;
-    return await this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
+    return this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
   }
 
-  async #refuse(option: number, type: number, text: string): Promise<Next> {
-    await this.#reply(option, type, encodeText(text));
+  #refuse(option: number, type: number, text: string): Next {
+    this.#reply(option, type, encodeText(text));
     return "haggle";
   }
 
-  async #reply(option: number, type: number, data?: Uint8Array): Promise<void> {
-    await writeAll(this.#conn, encodeOptionReply(option, type, data));
+  #reply(option: number, type: number, data?: Uint8Array): void {
+    this.#replies.push(encodeOptionReply(option, type, data));
+  }
+
+  /** Sends the replies to the option that was taken last. */
+  async sendReplies(): Promise<void> {
+    if (this.#replies.length === 0) return;
+    const replies = await new Blob(this.#replies.splice(0)).bytes();
+    await writeAll(this.#conn, replies);
   }
 }

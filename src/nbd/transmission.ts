@@ -11,8 +11,9 @@
  * - NBD_CMD_DISC, the end of the stream and `stop()`: what was received whole is finished and answered,
  *   then the connection ends. No error tells a client that the server stops: the Linux kernel would
  *   hand that to the file system, whereas it attaches a closed connection again.
- * - Bounded memory: where there is no room (in_flight.ts, IN_FLIGHT_REQUESTS_MAX, reply_queue.ts) the
+ * - Bounded memory: where there is no room (in_flight.ts, reply_queue.ts) the
  *   connection is STALLED: it parses nothing and reads nothing until there is.
+ * - A change of a new connection does not come before what older connections were sent earlier (predecessors.ts).
  *
  * Assumes: the device orders overlapping writes by the order of the calls, and borrows `data` for the
  * call only.
@@ -20,12 +21,7 @@
 
 import { type Clock, within } from "../clock.ts";
 import { messageOf } from "../errors.ts";
-import {
-  DRAIN_MS_MAX,
-  IN_FLIGHT_REQUESTS_MAX,
-  LINGER_MS_MAX,
-  REPLY_BUFFER_BYTES,
-} from "../limits.ts";
+import { DRAIN_MS_MAX, LINGER_MS_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import { encodeSimpleReply, parseRequest, ProtocolError, Request } from "./codec.ts";
@@ -33,15 +29,18 @@ import { describe, perform, refusalOf } from "./commands.ts";
 import {
   NBD_CMD_DISC,
   NBD_CMD_READ,
+  NBD_CMD_TRIM,
   NBD_CMD_WRITE,
+  NBD_CMD_WRITE_ZEROES,
   NBD_OK,
   REQUEST_HEADER_BYTES,
   SIMPLE_REPLY_BYTES,
 } from "./constants.ts";
 import { ERRNO } from "./errno.ts";
 import { type InFlight, Share } from "./in_flight.ts";
+import { type Predecessor, Predecessors } from "./predecessors.ts";
 import { ReplyQueue } from "./reply_queue.ts";
-import type { ReceiveBuffer } from "./socket.ts";
+import { ReceiveBuffer } from "./socket.ts";
 
 /** How far a turn came with what has arrived. */
 const enum Progress {
@@ -49,7 +48,7 @@ const enum Progress {
   Served,
   /** The next request has not arrived whole. */
   Incomplete,
-  /** There is no room for the next request. */
+  /** There is no room for the next request, or it is not its turn. */
   Stalled,
   /** NBD_CMD_DISC. */
   Disconnected,
@@ -58,11 +57,13 @@ const enum Progress {
 export interface Surroundings {
   device: BlockDevice;
   inFlight: InFlight;
+  /** Connections that began earlier and are not gone. */
+  older: Predecessor[];
   clock: Clock;
   logger: Logger;
 }
 
-export class Transmission {
+export class Transmission implements Predecessor {
   readonly #conn: Deno.Conn;
   readonly #device: BlockDevice;
   readonly #inFlight: InFlight;
@@ -72,7 +73,7 @@ export class Transmission {
   readonly #request = new Request();
 
   /** Receiving: what has arrived, ... */
-  readonly #received: ReceiveBuffer;
+  #received: ReceiveBuffer;
   /** ... how long the message at its start is, as far as known, ... */
   #messageBytes = REQUEST_HEADER_BYTES;
   /** ... what is left to drop of the payload of a refused write, ... */
@@ -85,7 +86,15 @@ export class Transmission {
   #reading = false;
   #readError: unknown = undefined;
 
-  #replies: ReplyQueue;
+  readonly #replies: ReplyQueue;
+  readonly #predecessors: Predecessors;
+
+  /** Requests served and bytes received: whether it gets on. */
+  #moved = 0;
+  /** Since when it has not: it is stalled, or no more is to be served. */
+  #stuckSinceMs = Infinity;
+  #movedWhenStuck = -1;
+  #over = false;
 
   /** No more is received: the stream has ended, or the socket was closed by us. */
   #ended = false;
@@ -104,6 +113,29 @@ export class Transmission {
     this.#clock = surroundings.clock;
     this.#logger = surroundings.logger;
     this.#replies = new ReplyQueue(conn, this.#roomMade);
+    this.#predecessors = new Predecessors(surroundings.older, this.#clock, this.#roomMade);
+  }
+
+  get isOver(): boolean {
+    return this.#over;
+  }
+
+  /** Whether a reply is on its way that the client has not taken. */
+  get isWriting(): boolean {
+    return this.#replies.isWriting;
+  }
+
+  get waitsForClient(): boolean {
+    return this.#reading || (this.#stalled && this.#replies.isWriting);
+  }
+
+  get moved(): number {
+    return this.#moved + this.#replies.writes;
+  }
+
+  /** `Clock.monotonic` of the moment since which it has been stalled, or at its end; Infinity if it gets on. */
+  get stuckSinceMs(): number {
+    return this.#stuckSinceMs;
   }
 
   /**
@@ -116,6 +148,8 @@ export class Transmission {
       await this.#drain();
       if (this.#stopping) await this.#linger();
     } finally {
+      this.#over = true;
+      this.#predecessors.forget();
       this.#close();
       this.#dropPayload();
       await this.#settled();
@@ -128,14 +162,27 @@ export class Transmission {
     this.#resume();
   }
 
+  /**
+   * Gives up the client: nothing more is begun or answered. `run` settles when what the device has is done, and
+   * until then this holds no buffer.
+   */
+  cutOff(reason: Error): void {
+    this.#replies.fail(reason);
+    this.#close();
+    this.#received = new ReceiveBuffer(0);
+    this.#resume();
+  }
+
   /** Until there is nothing more to serve: receive, serve what came, send the replies. */
   async #serve(): Promise<void> {
     for (;;) {
+      // Who can't be answered has nothing more begun: it would come late, when the client is back already.
+      if (this.#replies.failed !== undefined) throw this.#replies.failed;
       const progress = this.#serveReceived();
       this.#replies.send();
-      if (this.#replies.failed !== undefined) throw this.#replies.failed;
       if (progress === Progress.Disconnected) return;
       this.#stalled = progress === Progress.Stalled;
+      this.#noteWhetherStuck();
       if (!this.#stalled) {
         if (this.#readError !== undefined) throw this.#readError;
         if (this.#ended || this.#stopping) return;
@@ -155,7 +202,14 @@ export class Transmission {
       else if (this.#payload !== undefined) progress = this.#serveLargeWrite(this.#payload);
       else progress = this.#serveRequest();
       if (progress !== Progress.Served) return progress;
+      this.#moved++;
     }
+  }
+
+  #noteWhetherStuck(): void {
+    if (this.#stalled && this.moved === this.#movedWhenStuck) return;
+    this.#movedWhenStuck = this.moved;
+    this.#stuckSinceMs = this.#stalled ? this.#clock.monotonic() : Infinity;
   }
 
   /** The life of a request. */
@@ -167,7 +221,7 @@ export class Transmission {
     const arrived = parseRequest(received.view, received.start, received.end, request);
     if (!arrived) return Progress.Incomplete;
     if (request.type === NBD_CMD_DISC) return Progress.Disconnected;
-    if (this.#mustWait()) return Progress.Stalled;
+    if (this.#mustWait() || this.#comesTooEarly()) return Progress.Stalled;
 
     // Validate.
     const errno = refusalOf(request, this.#device);
@@ -320,10 +374,17 @@ export class Transmission {
 
   /** Whether this connection already has as much in flight as it may. */
   #mustWait(): boolean {
-    if (this.#share.requests >= IN_FLIGHT_REQUESTS_MAX) return true;
     if (!this.#inFlight.mustWait(this.#share, this.#request.length)) return false;
     this.#inFlight.waitForRelease(this.#roomMade);
     return true;
+  }
+
+  /** Whether it is a change, and an older connection may still have earlier ones to serve. */
+  #comesTooEarly(): boolean {
+    const { type } = this.#request;
+    const isChange = type === NBD_CMD_WRITE || type === NBD_CMD_TRIM ||
+      type === NBD_CMD_WRITE_ZEROES;
+    return isChange && !this.#predecessors.areServed();
   }
 
   #roomMade = (): void => {
@@ -346,6 +407,7 @@ export class Transmission {
 
   #arrived = (count: number | null): void => {
     this.#reading = false;
+    this.#moved += count ?? 0;
     if (count === null) this.#ended = true;
     else if (this.#payload === undefined) this.#received.end += count;
     else this.#payloadFilled += count;
@@ -375,6 +437,8 @@ export class Transmission {
 
   /** Everything received is answered. */
   async #drain(): Promise<void> {
+    this.#over = true;
+    this.#stuckSinceMs = this.#clock.monotonic();
     await this.#settled();
     await this.#repliesTaken();
   }
