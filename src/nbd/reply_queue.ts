@@ -72,12 +72,21 @@ export class ReplyQueue {
     this.#collecting.used -= length;
   }
 
-  /** Sends a reply that has a buffer of its own; `onGone` is called when that is no longer needed. */
+  /** Queues a small reply; false when there is no room for it until a write has ended. */
+  tryAdd(reply: Uint8Array): boolean {
+    const at = this.reserve(reply.length);
+    if (at >= 0) this.bytes.set(reply, at);
+    return at >= 0;
+  }
+
+  /**
+   * Sends a reply that has a buffer of its own, behind all that were added before; `onGone` is called when that
+   * buffer is no longer needed.
+   */
   add(reply: Uint8Array, onGone: () => void): void {
     if (this.failed !== undefined) return onGone();
-    const at = reply.length <= JOIN_BYTES_MAX ? this.reserve(reply.length) : -1;
-    if (at >= 0) {
-      this.bytes.set(reply, at);
+    const mayJoin = reply.length <= JOIN_BYTES_MAX && this.#own.length === 0;
+    if (mayJoin && this.tryAdd(reply)) {
       onGone();
     } else {
       this.#own.push({ bytes: reply, onGone });

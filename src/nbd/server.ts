@@ -16,7 +16,7 @@ import type { Logger } from "../logger.ts";
 import { sleep } from "../clock.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import { ProtocolError } from "./codec.ts";
-import { TRANSMISSION_FLAGS } from "./commands.ts";
+import type { Session } from "./commands.ts";
 import { type Export, negotiate } from "./handshake.ts";
 import { InFlight } from "./in_flight.ts";
 import { ReceiveBuffer } from "./socket.ts";
@@ -30,6 +30,8 @@ export interface ServerOptions {
   exportName: string;
   /** For people, in lists. */
   description: string;
+  /** Writes, trims and zeroes are refused. */
+  readOnly?: boolean;
   clock: Clock;
   logger: Logger;
 }
@@ -63,7 +65,7 @@ export class NbdServer {
       description: options.description,
       sizeBytes: device.sizeBytes,
       preferredBytes: device.preferredBytes,
-      transmissionFlags: TRANSMISSION_FLAGS,
+      readOnly: options.readOnly ?? false,
     };
   }
 
@@ -168,10 +170,11 @@ export class NbdServer {
     try {
       if ("setNoDelay" in connection.conn) (connection.conn as Deno.TcpConn).setNoDelay(true);
       const received = new ReceiveBuffer();
-      if (await this.#handshake(connection, received)) {
+      const session = await this.#handshake(connection, received);
+      if (session !== undefined) {
         if (!this.#hasPlace(true)) return this.#refuse(connection.conn);
         const older = [...this.#connections].flatMap(({ transmission }) => transmission ?? []);
-        connection.transmission = new Transmission(connection.conn, received, {
+        connection.transmission = new Transmission(connection.conn, received, session, {
           device: this.#device,
           inFlight: this.#inFlight,
           older,
@@ -190,7 +193,10 @@ export class NbdServer {
     }
   }
 
-  async #handshake(connection: Connection, received: ReceiveBuffer): Promise<boolean> {
+  async #handshake(
+    connection: Connection,
+    received: ReceiveBuffer,
+  ): Promise<Session | undefined> {
     const { conn } = connection;
     let late = false;
     const cancel = this.#clock.after(HANDSHAKE_MS_MAX, () => {
