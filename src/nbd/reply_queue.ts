@@ -115,11 +115,13 @@ export class ReplyQueue {
     this.#writing = true;
     try {
       while (this.#collecting.used > 0 || this.#own.length > 0) {
+        // what collects from now on was added before any that gets a buffer of its own later
+        const ownIsNext = this.#own.length > 0;
         if (this.#collecting.used > 0) await this.#writeCollected();
         this.writes++;
         this.onProgress();
-        const own = this.#own.shift();
-        if (own === undefined) continue;
+        if (!ownIsNext) continue;
+        const own = this.#own.shift()!;
         try {
           await writeAll(this.conn, own.bytes);
         } finally {
