@@ -25,17 +25,31 @@ export const VOLUME_BYTES_DEFAULT = GIB;
 
 /** Largest payload of one request: what clients assume when nothing is advertised (proto.md, "Block sizes"). */
 export const REQUEST_BYTES_MAX = 32 * MIB;
-/** Connections at once; the kernel opens one, nbdcopy and fio four or eight. */
+/** Connections at once that are past their handshake; the kernel opens one, nbdcopy and fio four or eight. */
 export const CONNECTIONS_MAX = 16;
+/** Connections at once in the handshake; past it the oldest gives way. A handshake is over in milliseconds. */
+export const HANDSHAKES_MAX = 16;
+/**
+ * A connection that has been stalled, or at its end, for so long gives its place to a new one: the kernel may have
+ * left it. While S3 is away the kernel attaches anew every `timeout` seconds, mostly 30.
+ */
+export const STUCK_MS_MIN = 30_000;
+/** More than Linux keeps of one connection unread at both ends (tcp_rmem and tcp_wmem: 6 + 4 MiB). */
+export const SOCKET_BYTES_MAX = 16 * MIB;
 /** A client that has not finished its handshake by then is cut off. */
 export const HANDSHAKE_MS_MAX = 30_000;
+/**
+ * Options of one handshake; clients send five or so. What is answered to so many fits a socket's buffer (208 KiB), so
+ * that a client that reads no answer never stops a write: Deno can't end one that has begun.
+ */
+export const OPTIONS_MAX = 64;
 /** Names and messages (proto.md, "Values": strings), so a longer option is refused unread. */
 export const OPTION_BYTES_MAX = 16 * KIB;
 /** Payloads and replies that all connections together hold in memory; past it they stop reading. */
 export const IN_FLIGHT_BYTES_MAX = 64 * MIB;
 /** What a connection may have in flight even then. */
 export const SMALL_REQUEST_BYTES = MIB;
-/** Requests of one connection that wait for the bucket; the kernel sends 128 at most. */
+/** Requests of one connection that wait for the bucket; the kernel sends 128 at most. All together: 16 times that. */
 export const IN_FLIGHT_REQUESTS_MAX = 1024;
 /**
  * What one read of a socket may bring: a request of 256 KiB and most of the next, or thousands of small ones. More

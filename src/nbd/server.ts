@@ -3,11 +3,15 @@
  *
  * The life of a connection is `#live`: handshake under a deadline, then transmission, then gone. What goes
  * wrong on one connection is logged once and stays there.
+ *
+ * Who keeps others out gives way: of too many in the handshake the oldest; of too many past it the one that has
+ * been stuck longest, if that is STUCK_MS_MIN or more. So neither clients that say nothing nor connections that
+ * the kernel has left, with requests that wait for the bucket, keep it from attaching again.
  */
 
 import type { Clock } from "../clock.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { CONNECTIONS_MAX, HANDSHAKE_MS_MAX } from "../limits.ts";
+import { CONNECTIONS_MAX, HANDSHAKE_MS_MAX, HANDSHAKES_MAX, STUCK_MS_MIN } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import { sleep } from "../clock.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
@@ -36,6 +40,8 @@ interface Connection {
   conn: Deno.Conn;
   /** From the end of the handshake on. */
   transmission: Transmission | undefined;
+  /** It was closed for a new one, and has no place any more. */
+  gaveWay: boolean;
   /** Settles when the connection and its last request are gone. */
   gone: Promise<void>;
 }
@@ -116,15 +122,45 @@ export class NbdServer {
 
   #admit(conn: Deno.Conn): void {
     if (this.#closing !== undefined) return closeQuietly(conn);
-    if (this.#connections.size >= CONNECTIONS_MAX) {
-      this.#logger.warn(
-        `a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`,
-      );
-      return closeQuietly(conn);
+    if (!this.#hasPlace()) return this.#refuse(conn);
+    const haggling = [...this.#connections].filter((one) => !one.transmission && !one.gaveWay);
+    if (haggling.length >= HANDSHAKES_MAX) {
+      haggling[0].gaveWay = true;
+      closeQuietly(haggling[0].conn);
     }
-    const connection: Connection = { conn, transmission: undefined, gone: Promise.resolve() };
+    const connection: Connection = {
+      conn,
+      transmission: undefined,
+      gaveWay: false,
+      gone: Promise.resolve(),
+    };
     this.#connections.add(connection);
     connection.gone = this.#live(connection);
+  }
+
+  #refuse(conn: Deno.Conn): void {
+    this.#logger.warn(`a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`);
+    closeQuietly(conn);
+  }
+
+  /** Whether one more may begin its transmission; if it is to have it, of too many the one that is stuck goes. */
+  #hasPlace(isTaken = false): boolean {
+    const begun = [...this.#connections].filter((one) => one.transmission);
+    const served = begun.filter((one) => !one.gaveWay);
+    if (served.length < CONNECTIONS_MAX) return true;
+    // A write that its client does not take keeps the socket open (no runtime call ends it): not without a bound.
+    const holdsSocket = (one: Connection) => one.transmission!.isWriting;
+    const held = begun.filter((one) => one.gaveWay && holdsSocket(one)).length;
+    const free = served.filter((one) => held < CONNECTIONS_MAX || !holdsSocket(one));
+    const since = (one: Connection) => one.transmission!.stuckSinceMs;
+    const [stuck] = free.toSorted((a, b) => since(a) - since(b));
+    if (stuck === undefined) return false;
+    if (this.#clock.monotonic() - since(stuck) < STUCK_MS_MIN) return false;
+    if (isTaken) {
+      stuck.gaveWay = true;
+      stuck.transmission!.cutOff(new ProtocolError("it was stuck, and a new client came"));
+    }
+    return true;
   }
 
   /** The life of a connection. */
@@ -134,11 +170,14 @@ export class NbdServer {
     try {
       if ("setNoDelay" in connection.conn) (connection.conn as Deno.TcpConn).setNoDelay(true);
       const received = new ReceiveBuffer();
-      const session = await this.#handshake(connection.conn, received);
+      const session = await this.#handshake(connection, received);
       if (session !== undefined) {
+        if (!this.#hasPlace(true)) return this.#refuse(connection.conn);
+        const older = [...this.#connections].flatMap(({ transmission }) => transmission ?? []);
         connection.transmission = new Transmission(connection.conn, received, session, {
           device: this.#device,
           inFlight: this.#inFlight,
+          older,
           clock: this.#clock,
           logger: this.#logger,
         });
@@ -154,7 +193,11 @@ export class NbdServer {
     }
   }
 
-  async #handshake(conn: Deno.Conn, received: ReceiveBuffer): Promise<Session | undefined> {
+  async #handshake(
+    connection: Connection,
+    received: ReceiveBuffer,
+  ): Promise<Session | undefined> {
+    const { conn } = connection;
     let late = false;
     const cancel = this.#clock.after(HANDSHAKE_MS_MAX, () => {
       late = true;
@@ -163,6 +206,11 @@ export class NbdServer {
     try {
       return await negotiate(conn, received, this.#offered);
     } catch (error) {
+      if (connection.gaveWay) {
+        throw new ProtocolError(
+          `${HANDSHAKES_MAX} newer clients came before its handshake was over`,
+        );
+      }
       if (late) throw new ProtocolError(`the handshake took more than ${HANDSHAKE_MS_MAX} ms`);
       throw error;
     } finally {
