@@ -21,6 +21,7 @@ import { LocalHost } from "./src/host.ts";
 import { BLOCK_BYTES } from "./src/limits.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
+import { TlsContext } from "./src/nbd/openssl.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { DrainProgress, showBytes } from "./src/progress.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
@@ -117,6 +118,12 @@ async function openBucket(
   return await RetryingBucket.open(placeOf(options), open, around);
 }
 
+/** Undefined when TCP is in clear. Throws a `UsageError` if a file is not what it should be. */
+function loadTls({ tlsCert, tlsKey, tlsCa }: Settings): TlsContext | undefined {
+  if (tlsCert === undefined || tlsKey === undefined) return undefined;
+  return new TlsContext({ certificate: tlsCert, key: tlsKey, clientAuthorities: tlsCa });
+}
+
 async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Deno.Listener[]> {
   const listeners: Deno.Listener[] = [];
   cleanUp.defer(() => listeners.forEach(closeListener));
@@ -132,12 +139,18 @@ function closeListener(listener: Deno.Listener): void {
 }
 
 /** The command that attaches the drive to the kernel. */
-function attachCommand(listener: Deno.Listener): string {
+function attachCommand(listener: Deno.Listener, { tlsCert, tlsCa }: Settings): string {
   const address = listener.addr;
-  const where = "hostname" in address
-    ? `${address.hostname} ${address.port}`
-    : `-unix ${(address as Deno.UnixAddr).path}`;
-  return `nbd-client -b ${BLOCK_BYTES} ${where} /dev/nbd0`;
+  if (!("hostname" in address)) {
+    return `nbd-client -b ${BLOCK_BYTES} -unix ${(address as Deno.UnixAddr).path} /dev/nbd0`;
+  }
+  const tls = tlsCert === undefined ? "" : " -cacertfile ca-cert.pem";
+  const own = tlsCa === undefined ? "" : " -certfile client-cert.pem -keyfile client-key.pem";
+  return `nbd-client -b ${BLOCK_BYTES}${tls}${own} ${address.hostname} ${address.port} /dev/nbd0`;
+}
+
+function isTcp(listener: Deno.Listener): boolean {
+  return listener.addr.transport === "tcp";
 }
 
 function showAddress(listener: Deno.Listener): string {
@@ -150,6 +163,7 @@ function showAddress(listener: Deno.Listener): string {
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
+  const tls = loadTls(settings);
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
   const host = new LocalHost(systemClock, logger);
@@ -180,14 +194,16 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     clock: systemClock,
     logger,
   });
-  for (const listener of listeners) server.serve(listener);
+  for (const listener of listeners) server.serve(listener, isTcp(listener) ? tls : undefined);
   // before the line that invites signals
   drainOnSignal(server, volume, logger).then(ended.resolve);
   const memory = memoryBytesMax(options, volume.info);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
-      `${bucket.name}, epoch ${volume.epoch}; next, as root: ${attachCommand(listeners[0])}`,
+      `${bucket.name}, epoch ${volume.epoch}; next, as root: ${
+        attachCommand(listeners[0], settings)
+      }`,
   );
   const code = await ended.promise;
   const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
@@ -254,7 +270,10 @@ async function main(args: string[]): Promise<number> {
   const { settings, warning } = loadSettings(config);
   const logger = stderrLogger(settings.debug);
   if (warning) logger.warn(warning);
-  if (command === "check-config") return print(describe(settings).join("\n")), EXIT_CLEAN;
+  if (command === "check-config") {
+    loadTls(settings);
+    return print(describe(settings).join("\n")), EXIT_CLEAN;
+  }
   if (command === "check") return await check(settings, logger, print);
   return await serve(settings, takeover, logger);
 }

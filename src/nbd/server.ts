@@ -15,7 +15,9 @@ import { ProtocolError } from "./codec.ts";
 import { TRANSMISSION_FLAGS } from "./commands.ts";
 import { type Export, negotiate } from "./handshake.ts";
 import { InFlight } from "./in_flight.ts";
-import { ReceiveBuffer } from "./socket.ts";
+import type { TlsContext } from "./openssl.ts";
+import { ReceiveBuffer, type Socket } from "./socket.ts";
+import { TlsSocket } from "./tls.ts";
 import { Transmission } from "./transmission.ts";
 
 /** After a failed accept, mostly for want of file descriptors, the next is tried this much later. */
@@ -31,7 +33,7 @@ export interface ServerOptions {
 }
 
 interface Connection {
-  conn: Deno.Conn;
+  socket: Socket;
   /** From the end of the handshake on. */
   transmission: Transmission | undefined;
   /** Settles when the connection and its last request are gone. */
@@ -76,9 +78,12 @@ export class NbdServer {
     return this.#inFlight.bytes;
   }
 
-  /** Accepts connections from `listener`, which belongs to the server from now on, until `close`. */
-  serve(listener: Deno.Listener): void {
-    this.#listeners.set(listener, this.#accept(listener));
+  /**
+   * Accepts connections from `listener`, which belongs to the server from now on, until `close`. With `tls` a client
+   * is told nothing and can do nothing before it has begun TLS.
+   */
+  serve(listener: Deno.Listener, tls?: TlsContext): void {
+    this.#listeners.set(listener, this.#accept(listener, tls));
   }
 
   /**
@@ -93,17 +98,17 @@ export class NbdServer {
   async #close(): Promise<void> {
     for (const listener of this.#listeners.keys()) listener.close();
     await Promise.all(this.#listeners.values());
-    for (const { conn, transmission } of this.#connections) {
-      if (transmission === undefined) closeQuietly(conn);
+    for (const { socket, transmission } of this.#connections) {
+      if (transmission === undefined) closeQuietly(socket);
       else transmission.stop();
     }
     await Promise.all([...this.#connections].map((connection) => connection.gone));
   }
 
-  async #accept(listener: Deno.Listener): Promise<void> {
+  async #accept(listener: Deno.Listener, tls?: TlsContext): Promise<void> {
     for (;;) {
       try {
-        this.#admit(await listener.accept());
+        this.#admit(await listener.accept(), tls);
       } catch (error) {
         if (this.#closing !== undefined) return;
         this.#logger.warn(`accepting a connection failed: ${messageOf(error)}`);
@@ -112,7 +117,7 @@ export class NbdServer {
     }
   }
 
-  #admit(conn: Deno.Conn): void {
+  #admit(conn: Deno.Conn, tls?: TlsContext): void {
     if (this.#closing !== undefined) return closeQuietly(conn);
     if (this.#connections.size >= CONNECTIONS_MAX) {
       this.#logger.warn(
@@ -120,20 +125,22 @@ export class NbdServer {
       );
       return closeQuietly(conn);
     }
-    const connection: Connection = { conn, transmission: undefined, gone: Promise.resolve() };
+    const socket = tls === undefined ? conn : new TlsSocket(conn, tls);
+    const connection: Connection = { socket, transmission: undefined, gone: Promise.resolve() };
     this.#connections.add(connection);
-    connection.gone = this.#live(connection);
+    connection.gone = this.#live(connection, conn);
   }
 
   /** The life of a connection. */
-  async #live(connection: Connection): Promise<void> {
-    const peer = nameOf(connection.conn.remoteAddr);
+  async #live(connection: Connection, conn: Deno.Conn): Promise<void> {
+    const { socket } = connection;
+    const peer = nameOf(conn.remoteAddr);
     this.#logger.debug(() => `client ${peer} connected`);
     try {
-      if ("setNoDelay" in connection.conn) (connection.conn as Deno.TcpConn).setNoDelay(true);
+      if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay(true);
       const received = new ReceiveBuffer();
-      if (await this.#handshake(connection.conn, received)) {
-        connection.transmission = new Transmission(connection.conn, received, {
+      if (await this.#handshake(socket, received)) {
+        connection.transmission = new Transmission(socket, received, {
           device: this.#device,
           inFlight: this.#inFlight,
           clock: this.#clock,
@@ -146,19 +153,19 @@ export class NbdServer {
     } catch (error) {
       this.#report(peer, error);
     } finally {
-      closeQuietly(connection.conn);
+      closeQuietly(socket);
       this.#connections.delete(connection);
     }
   }
 
-  async #handshake(conn: Deno.Conn, received: ReceiveBuffer): Promise<boolean> {
+  async #handshake(socket: Socket, received: ReceiveBuffer): Promise<boolean> {
     let late = false;
     const cancel = this.#clock.after(HANDSHAKE_MS_MAX, () => {
       late = true;
-      closeQuietly(conn);
+      closeQuietly(socket);
     });
     try {
-      return await negotiate(conn, received, this.#offered);
+      return await negotiate(socket, received, this.#offered);
     } catch (error) {
       if (late) throw new ProtocolError(`the handshake took more than ${HANDSHAKE_MS_MAX} ms`);
       throw error;
@@ -177,9 +184,9 @@ export class NbdServer {
   }
 }
 
-function closeQuietly(conn: Deno.Conn): void {
+function closeQuietly(socket: Socket): void {
   try {
-    conn.close();
+    socket.close();
   } catch {
     // Closed already: by the handshake's deadline, by `close`, or by transmission.
   }

@@ -41,7 +41,7 @@ import {
 import { ERRNO } from "./errno.ts";
 import { type InFlight, Share } from "./in_flight.ts";
 import { ReplyQueue } from "./reply_queue.ts";
-import type { ReceiveBuffer } from "./socket.ts";
+import type { ReceiveBuffer, Socket } from "./socket.ts";
 
 /** How far a turn came with what has arrived. */
 const enum Progress {
@@ -63,7 +63,7 @@ export interface Surroundings {
 }
 
 export class Transmission {
-  readonly #conn: Deno.Conn;
+  readonly #conn: Socket;
   readonly #device: BlockDevice;
   readonly #inFlight: InFlight;
   readonly #clock: Clock;
@@ -96,7 +96,7 @@ export class Transmission {
   #resume: () => void = () => {};
   #onSettled: () => void = () => {};
 
-  constructor(conn: Deno.Conn, received: ReceiveBuffer, surroundings: Surroundings) {
+  constructor(conn: Socket, received: ReceiveBuffer, surroundings: Surroundings) {
     this.#conn = conn;
     this.#received = received;
     this.#device = surroundings.device;
