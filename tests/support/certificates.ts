@@ -19,7 +19,7 @@ export class Certificates implements AsyncDisposable {
     await made.#make("ca", ["basicConstraints=critical,CA:true", "keyUsage=critical,keyCertSign"]);
     for (const name of ["server", "client"]) {
       const names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
-      const authority = ["-CA", made.file("ca-cert.pem"), "-CAkey", made.file("ca-key.pem")];
+      const authority = ["-CA", made.authority, "-CAkey", made.file("ca-key.pem")];
       await made.#make(name, ["basicConstraints=CA:false", names], authority);
     }
     return made;
@@ -36,6 +36,17 @@ export class Certificates implements AsyncDisposable {
   /** Lines of `[server]` that lead to them. */
   get server(): Record<"tlscert" | "tlskey", string> {
     return { tlscert: this.file("server-cert.pem"), tlskey: this.file("server-key.pem") };
+  }
+
+  get authority(): string {
+    return this.file("ca-cert.pem");
+  }
+
+  /** A directory with some of the files. */
+  async only(...names: string[]): Promise<Scratch> {
+    const scratch = await Scratch.make();
+    for (const name of names) await Deno.copyFile(this.file(name), scratch.file(name));
+    return scratch;
   }
 
   async #make(name: string, extensions: string[], authority: string[] = []): Promise<void> {
