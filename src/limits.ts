@@ -64,6 +64,11 @@ export const EXTENTS_MAX = 8192;
 export const READ_CHUNK_BYTES_MAX = 2 * MIB;
 /** What we say to people, names and reasons; nbd-client does not read an option reply of 4,096 bytes. */
 export const TEXT_BYTES_MAX = 1024;
+/** TLS bytes that are read, and bytes that are encrypted, at a time. */
+export const TLS_READ_BYTES = 128 * KIB;
+export const TLS_WRITE_BYTES = 256 * KIB;
+/** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
+export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
 export const DRAIN_MS_MAX = 10_000;
 /** After its last reply a client has this long to close its own side; see `Transmission`. */
@@ -193,8 +198,8 @@ export const STALE_TEMP_MS = 3_600_000;
 
 // ---- memory
 
-/** Of a connection: what it reads into, and two buffers of replies, one filling while the other is sent. */
-export const CONNECTION_BYTES_MAX = RECEIVE_BUFFER_BYTES + 2 * REPLY_BUFFER_BYTES;
+/** Of a connection: what it reads into, two buffers of replies, one filling while the other is sent, and TLS. */
+export const CONNECTION_BYTES_MAX = RECEIVE_BUFFER_BYTES + 2 * REPLY_BUFFER_BYTES + TLS_BYTES_MAX;
 /** Deno with this program loaded, and what it has collected but not yet given back. */
 export const RUNTIME_BYTES = 256 * MIB;
 
