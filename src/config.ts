@@ -8,7 +8,7 @@
  * secret. A file of the original program is accepted as it is.
  */
 
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { messageOf, UsageError } from "./errors.ts";
 import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
 import { type Section, SECTIONS, showSize } from "./config_keys.ts";
@@ -80,6 +80,12 @@ export function parseConfig(text: string, fileName: string): Settings {
 export function defaultSettings(dir: string): Settings {
   const bucket = { kind: "directory", path: resolve(dir, "elasticdrive-data") } as const;
   return settle({ values: { bucket, volumeBytes: VOLUME_BYTES_DEFAULT }, lines: {} });
+}
+
+/** What NBD clients may call the disk: the bucket's name, or the directory's, with the prefix. */
+export function volumeName({ bucket, prefix }: Settings): string {
+  const name = bucket.kind === "s3" ? bucket.name : basename(bucket.path);
+  return prefix === "" ? name : `${name}/${prefix.slice(0, -1)}`;
 }
 
 function readLines(text: string, mistakes: Mistakes): Found {
