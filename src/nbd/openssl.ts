@@ -79,8 +79,8 @@ function loadLibrary(): OpenSsl {
     }
   }
   throw new UsageError(
-    "tlscert needs the system's OpenSSL 3, and there is none; install it (Debian's package libssl3): " +
-      failures[0],
+    "tlscert needs this machine's OpenSSL 3; install it (Debian's package libssl3): " +
+      failures.join("; "),
   );
 }
 

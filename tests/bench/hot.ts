@@ -12,7 +12,7 @@ import type { Row } from "./table.ts";
 
 const ROUNDS = 5;
 /** Well inside the cache; a tenth of what may be dirty before it is uploaded unasked. */
-const SET_BYTES = 12 * MIB;
+export const SET_BYTES = 12 * MIB;
 const JOBS: FioJob[] = [
   { work: "randread", blockBytes: 4 * KIB, depth: 32 },
   { work: "randwrite", blockBytes: 4 * KIB, depth: 32 },
@@ -25,15 +25,17 @@ export async function benchHot(): Promise<Row[]> {
   await using scratch = await Scratch.make();
   const cachesize = GIB / (64 * KIB);
   await using drive = await Drive.start({ bucket, size: "256M", server: { cachesize } });
-  await using nbdkit = await startNbdkit(scratch);
-  for (const { uri } of [drive, nbdkit]) await fill(uri);
+  const socket = scratch.file("nbdkit.sock");
+  await using _nbdkit = await startNbdkit(scratch.file("nbdkit.pid"), ["-U", socket]);
+  const peerUri = `nbd+unix:///?socket=${socket}`;
+  for (const uri of [drive.uri, peerUri]) await fill(uri);
   const rows: Row[] = [];
   for (const job of JOBS) {
     const ours: number[] = [];
     const theirs: number[] = [];
     for (let round = 0; round < ROUNDS; round++) {
       ours.push(await requestsPerSecond(drive.uri, job));
-      theirs.push(await requestsPerSecond(nbdkit.uri, job));
+      theirs.push(await requestsPerSecond(peerUri, job));
     }
     const ratios = ours.map((value, round) => value / theirs[round]);
     const [least, most] = [Math.min(...ratios), Math.max(...ratios)];
@@ -50,7 +52,8 @@ export async function benchHot(): Promise<Row[]> {
   return rows;
 }
 
-async function fill(uri: string): Promise<void> {
+/** Writes the part of the device that is worked on. */
+export async function fill(uri: string): Promise<void> {
   await run("fio", [
     "--name=fill",
     "--ioengine=nbd",
@@ -62,14 +65,10 @@ async function fill(uri: string): Promise<void> {
   ]);
 }
 
-async function startNbdkit(scratch: Scratch): Promise<AsyncDisposable & { uri: string }> {
-  const socket = scratch.file("nbdkit.sock");
-  const pidFile = scratch.file("nbdkit.pid");
+/** nbdkit's memory plugin, listening where the arguments say. */
+export async function startNbdkit(pidFile: string, args: string[]): Promise<AsyncDisposable> {
   // without -f nbdkit returns when it listens, and goes on in the background
-  await run("nbdkit", ["-U", socket, "-P", pidFile, "memory", "256M"]);
+  await run("nbdkit", [...args, "-P", pidFile, "memory", "256M"]);
   const pid = Number(await Deno.readTextFile(pidFile));
-  return {
-    uri: `nbd+unix:///?socket=${socket}`,
-    [Symbol.asyncDispose]: () => Promise.resolve(Deno.kill(pid, "SIGTERM")),
-  };
+  return { [Symbol.asyncDispose]: () => Promise.resolve(Deno.kill(pid, "SIGTERM")) };
 }
