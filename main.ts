@@ -15,10 +15,20 @@ import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
-import { defaultSettings, describe, findConfig, parseConfig, type Settings } from "./src/config.ts";
+import {
+  defaultSettings,
+  describe,
+  findConfig,
+  parseConfig,
+  type Settings,
+  volumeName,
+} from "./src/config.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
+import { describeExport } from "./src/export_description.ts";
 import { LocalHost } from "./src/host.ts";
 import { BLOCK_BYTES } from "./src/limits.ts";
+import { attach, detach } from "./src/linux/attach.ts";
+import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
@@ -37,10 +47,14 @@ const HELP = `ElasticDrive ${manifest.version}: a disk in an S3 bucket, served o
 usage: elasticdrive [-c FILE] [--takeover]     serve the drive
        elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
        elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
+       elasticdrive [-c FILE] attach DEVICE    make the drive that is served /dev/nbd0, or another of these; after
+                                               a restart of the server, give that its connection back
+       elasticdrive [-c FILE] detach DEVICE    store what was written to it and let go of it [--force]
 
   -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
                       or, if there is none, a 1 GiB drive in ./elasticdrive-data
   --takeover          fence a writer that seems to be alive: it can store nothing more
+  --force             detach also what is in use, or has no server any more: what waits for it fails
   -h, --help          this text
   -V, --version       the version
 
@@ -48,12 +62,15 @@ Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second si
 Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
 writer, 4 stopped with data not stored.`;
 
-const WORDS = ["check", "check-config"] as const;
+const WORDS = ["check", "check-config", "attach", "detach"] as const;
 
 interface CommandLine {
   command: "serve" | typeof WORDS[number] | "help" | "version";
+  /** Of attach and detach. */
+  device: string;
   config?: string;
   takeover: boolean;
+  force: boolean;
 }
 
 function readCommandLine(args: string[]): CommandLine {
@@ -62,7 +79,7 @@ function readCommandLine(args: string[]): CommandLine {
   };
   const found = parseArgs(args, {
     string: ["config"],
-    boolean: ["help", "version", "takeover"],
+    boolean: ["help", "version", "takeover", "force"],
     alias: { c: "config", h: "help", V: "version" },
     unknown: (argument: string, option?: string) => {
       if (option !== undefined) refuse(argument);
@@ -71,15 +88,23 @@ function readCommandLine(args: string[]): CommandLine {
   });
   const words = found._.map(String);
   const command = WORDS.find((word) => word === words[0]);
-  const unknown = words[command === undefined ? 0 : 1];
+  const takesDevice = command === "attach" || command === "detach";
+  const unknown = words[command === undefined ? 0 : takesDevice ? 2 : 1];
   if (unknown !== undefined) refuse(unknown);
+  const device = words[1] ?? "";
+  if (takesDevice && device === "" && !found.help) {
+    throw new UsageError(`${command} takes a device: elasticdrive ${command} /dev/nbd0`);
+  }
+  if (found.force && command !== "detach") refuse("--force");
   if (found.config === "" || Array.isArray(found.config)) {
     throw new UsageError("-c takes the name of one configuration file");
   }
   return {
     command: found.help ? "help" : found.version ? "version" : command ?? "serve",
+    device,
     config: found.config,
     takeover: found.takeover,
+    force: found.force,
   };
 }
 
@@ -163,6 +188,7 @@ function showAddress(listener: Deno.Listener): string {
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
+  const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
   const tls = loadTls(settings);
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
@@ -189,22 +215,25 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   isHeld = true;
   bucket.startServing();
   const server = new NbdServer(volume, {
-    exportName: "elasticdrive",
-    description: `ElasticDrive ${bucket.name}`,
+    exportName: volumeName(settings),
+    description: describeExport(bucket.name, volume.info.uuid),
+    readOnly: settings.readOnly,
     clock: systemClock,
     logger,
   });
   for (const listener of listeners) server.serve(listener, isTcp(listener) ? tls : undefined);
+  const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
-  drainOnSignal(server, volume, logger).then(ended.resolve);
+  drainOnSignal(server, volume, logger, () => manager.stopping(condition)).then(ended.resolve);
   const memory = memoryBytesMax(options, volume.info);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
       `${bucket.name}, epoch ${volume.epoch}; next, as root: ${
-        attachCommand(listeners[0], settings)
+        attachCommand(tls ? listeners.at(-1)! : listeners[0], settings)
       }`,
   );
+  manager.ready(condition);
   const code = await ended.promise;
   const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
   logger.info(
@@ -213,6 +242,17 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   );
   isHeld = code === EXIT_NOT_STORED;
   return code;
+}
+
+/** What systemd shows of a drive. */
+function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
+  const { unstoredBytes } = volume;
+  const { trouble } = bucket;
+  const unstored = unstoredBytes === 0
+    ? "everything is stored"
+    : `${showBytes(unstoredBytes)} not stored yet`;
+  const outage = trouble === undefined ? "" : `; waiting for ${bucket.name}: ${trouble}`;
+  return { status: unstored + outage, isBucketThere: trouble === undefined };
 }
 
 async function check(
@@ -231,7 +271,12 @@ async function check(
 }
 
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
-async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger): Promise<number> {
+async function drainOnSignal(
+  server: NbdServer,
+  volume: Volume,
+  logger: Logger,
+  onBegin: () => void,
+): Promise<number> {
   const signals = ["SIGTERM", "SIGINT"] as const;
   const next = () =>
     new Promise<void>((resolve) => {
@@ -242,6 +287,7 @@ async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger):
       for (const signal of signals) Deno.addSignalListener(signal, listener);
     });
   await next();
+  onBegin();
   const progress = new DrainProgress(systemClock, logger, Deno.stderr.isTerminal());
   const drained = (async () => {
     await server.close();
@@ -263,7 +309,7 @@ async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger):
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, config, takeover } = readCommandLine(args);
+  const { command, device, config, takeover, force } = readCommandLine(args);
   const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
   if (command === "help") return print(HELP), EXIT_CLEAN;
   if (command === "version") return print(`elasticdrive ${manifest.version}`), EXIT_CLEAN;
@@ -275,6 +321,12 @@ async function main(args: string[]): Promise<number> {
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
   if (command === "check") return await check(settings, logger, print);
+  if (command === "attach") {
+    return print(await attach(device, settings, systemClock)), EXIT_CLEAN;
+  }
+  if (command === "detach") {
+    return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
+  }
   return await serve(settings, takeover, logger);
 }
 

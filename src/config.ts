@@ -8,7 +8,7 @@
  * secret. A file of the original program is accepted as it is.
  */
 
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { messageOf, UsageError } from "./errors.ts";
 import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
 import { type Section, SECTIONS, showSize } from "./config_keys.ts";
@@ -80,6 +80,12 @@ export function parseConfig(text: string, fileName: string): Settings {
 export function defaultSettings(dir: string): Settings {
   const bucket = { kind: "directory", path: resolve(dir, "elasticdrive-data") } as const;
   return settle({ values: { bucket, volumeBytes: VOLUME_BYTES_DEFAULT }, lines: {} });
+}
+
+/** What NBD clients may call the disk: the bucket's name, or the directory's, with the prefix. */
+export function volumeName({ bucket, prefix }: Settings): string {
+  const name = bucket.kind === "s3" ? bucket.name : basename(bucket.path);
+  return prefix === "" ? name : `${name}/${prefix.slice(0, -1)}`;
 }
 
 function readLines(text: string, mistakes: Mistakes): Found {
@@ -318,8 +324,8 @@ export interface ConfigFile {
 
 /**
  * The file to read: `explicit` (from -c) and no other, else config.ini beside the executable, else
- * config.ini in the working directory, else undefined. Throws a `UsageError` if `explicit` is missing or
- * a file that is there can't be read.
+ * config.ini in the working directory, else undefined. Its path is free of symbolic links. Throws a `UsageError` if
+ * `explicit` is missing or a file that is there can't be read.
  */
 export function findConfig(
   explicit: string | undefined,
@@ -329,8 +335,10 @@ export function findConfig(
   const places = [join(executableDir, "config.ini"), join(cwd, "config.ini")];
   for (const path of explicit === undefined ? places : [resolve(cwd, explicit)]) {
     try {
-      const text = Deno.readTextFileSync(path);
-      return { path, text, warning: readableByOthers(path, text) };
+      // a symbolic link leads to the folder that relative paths begin at
+      const real = Deno.realPathSync(path);
+      const text = readHandedOver(real) ?? Deno.readTextFileSync(real);
+      return { path: real, text, warning: readableByOthers(real, text) };
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) {
         throw new UsageError(`${path}: can't be read: ${messageOf(error)}`);
@@ -339,6 +347,18 @@ export function findConfig(
     }
   }
   return undefined;
+}
+
+/** A file that only root may read: systemd hands it to the service under the same name (systemd.exec(5), LoadCredential=). */
+function readHandedOver(path: string): string | undefined {
+  const folder = Deno.env.get("CREDENTIALS_DIRECTORY");
+  if (!folder) return undefined;
+  try {
+    return Deno.readTextFileSync(join(folder, basename(path)));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
 }
 
 function readableByOthers(path: string, text: string): string | undefined {

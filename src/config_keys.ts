@@ -49,6 +49,7 @@ export interface Values {
   readonly tlsCa?: string;
   readonly insecure: boolean;
   readonly socket?: string;
+  readonly readOnly: boolean;
   readonly ioTimeoutMs: number;
   readonly uploads: number;
   readonly readaheadBytes: number;
@@ -325,6 +326,10 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
   socket: server("socket", path, {
     absent: "none",
     doc: "Unix socket to listen on, instead of TCP unless listen or port is given as well",
+  }),
+  readOnly: server("readonly", boolean, {
+    default: "no",
+    doc: "serve the disk without letting clients change it",
   }),
   ioTimeoutMs: server("iotimeout", seconds(0.1, "wait for ever"), {
     default: "0",

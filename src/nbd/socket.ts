@@ -10,10 +10,15 @@ export type Socket = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
 
 /** Arrived and not yet consumed: the bytes from `start` to `end`. */
 export class ReceiveBuffer {
-  readonly bytes = new Uint8Array(RECEIVE_BUFFER_BYTES);
-  readonly view = new DataView(this.bytes.buffer);
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly view: DataView;
   start = 0;
   end = 0;
+
+  constructor(length = RECEIVE_BUFFER_BYTES) {
+    this.bytes = new Uint8Array(length);
+    this.view = new DataView(this.bytes.buffer);
+  }
 
   get length(): number {
     return this.end - this.start;

@@ -13,12 +13,27 @@ import type { Row } from "./table.ts";
 const ROUNDS = 5;
 /** Well inside the cache; a tenth of what may be dirty before it is uploaded unasked. */
 export const SET_BYTES = 12 * MIB;
-const JOBS: FioJob[] = [
-  { work: "randread", blockBytes: 4 * KIB, depth: 32 },
-  { work: "randwrite", blockBytes: 4 * KIB, depth: 32 },
-  { work: "randread", blockBytes: 256 * KIB, depth: 8 },
-  { work: "randwrite", blockBytes: 256 * KIB, depth: 8 },
-].map((job) => ({ ...job, sizeBytes: SET_BYTES, seconds: 3 }) as FioJob);
+const SHAPES = [
+  { blockBytes: 4 * KIB, depth: 1 },
+  { blockBytes: 4 * KIB, depth: 32 },
+  { blockBytes: 256 * KIB, depth: 8 },
+];
+
+/** Every shape, read and written, over one connection and four. */
+function jobs(preload?: string): FioJob[] {
+  return SHAPES.flatMap((shape) =>
+    [1, 4].flatMap((connections) =>
+      (["randread", "randwrite"] as const).map((work) => ({
+        ...shape,
+        connections,
+        work,
+        preload,
+        sizeBytes: SET_BYTES,
+        seconds: 2,
+      }))
+    )
+  );
+}
 
 export async function benchHot(): Promise<Row[]> {
   await using bucket = await DirectoryTestBucket.make();
@@ -29,8 +44,9 @@ export async function benchHot(): Promise<Row[]> {
   await using _nbdkit = await startNbdkit(scratch.file("nbdkit.pid"), ["-U", socket]);
   const peerUri = `nbd+unix:///?socket=${socket}`;
   for (const uri of [drive.uri, peerUri]) await fill(uri);
+  const simple = await compileSimpleReplies(scratch);
   const rows: Row[] = [];
-  for (const job of JOBS) {
+  for (const job of [...jobs(), ...jobs(simple)]) {
     const ours: number[] = [];
     const theirs: number[] = [];
     for (let round = 0; round < ROUNDS; round++) {
@@ -39,8 +55,11 @@ export async function benchHot(): Promise<Row[]> {
     }
     const ratios = ours.map((value, round) => value / theirs[round]);
     const [least, most] = [Math.min(...ratios), Math.max(...ratios)];
+    const { work, blockBytes, depth, connections } = job;
     rows.push({
-      what: `${job.work} ${job.blockBytes / KIB} KiB at depth ${job.depth}, cached`,
+      what: `${work} ${blockBytes / KIB} KiB at depth ${depth}, cached, ${
+        job.preload ? "simple" : "structured"
+      } replies, ${connections === 1 ? "one connection" : `${connections} connections`}`,
       result: `${Math.round(median(ours))} requests/s, nbdkit-memory ${
         Math.round(median(theirs))
       }: **${median(ratios).toFixed(2)}** times (${least.toFixed(2)} to ${most.toFixed(2)})`,
@@ -50,6 +69,14 @@ export async function benchHot(): Promise<Row[]> {
   }
   await drive.stopClean();
   return rows;
+}
+
+/** What fio is preloaded with to get simple replies. */
+async function compileSimpleReplies(scratch: Scratch): Promise<string> {
+  const source = new URL("simple_replies.c", import.meta.url).pathname;
+  const library = scratch.file("simple_replies.so");
+  await run("cc", ["-shared", "-fPIC", "-O2", "-o", library, source]);
+  return library;
 }
 
 /** Writes the part of the device that is worked on. */
@@ -67,8 +94,10 @@ export async function fill(uri: string): Promise<void> {
 
 /** nbdkit's memory plugin, listening where the arguments say. */
 export async function startNbdkit(pidFile: string, args: string[]): Promise<AsyncDisposable> {
-  // without -f nbdkit returns when it listens, and goes on in the background
+  // without -f nbdkit returns when it listens, goes on in the background, and then writes its number
   await run("nbdkit", [...args, "-P", pidFile, "memory", "256M"]);
-  const pid = Number(await Deno.readTextFile(pidFile));
+  const number = () => Deno.readTextFile(pidFile).catch(() => "");
+  let pid = 0;
+  while (!(pid = Number(await number()))) await new Promise((resolve) => setTimeout(resolve, 10));
   return { [Symbol.asyncDispose]: () => Promise.resolve(Deno.kill(pid, "SIGTERM")) };
 }
