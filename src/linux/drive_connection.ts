@@ -22,6 +22,8 @@ export interface ServerAddress {
   socket?: string;
   listen?: string;
   port: number;
+  /** With it TCP is in TLS. */
+  tlsCert?: string;
 }
 
 export class DriveConnection implements Disposable {
@@ -58,6 +60,12 @@ export class DriveConnection implements Disposable {
 
 /** Connects and negotiates; throws a UsageError that says why not, and where. */
 export async function connectToDrive(server: ServerAddress): Promise<DriveConnection> {
+  if (server.socket === undefined && server.tlsCert !== undefined) {
+    throw new UsageError(
+      "the kernel takes a connection in clear, and with tlscert the drive has none; " +
+        "allowed: with a line for socket (and one for port or listen, which keeps TCP)",
+    );
+  }
   const where = server.socket ?? `${server.listen} port ${server.port}`;
   try {
     const { family, address } = server.socket !== undefined
