@@ -22,7 +22,8 @@ import { checkReplies } from "./check_replies.ts";
 import { apply, type Change, type Disk, type Expected, interpret } from "./reference.ts";
 import { type Frames, join, makeFrames, mutate } from "./sessions.ts";
 
-const SIZE_BYTES = 1 << 20;
+/** So that a read may cross READ_CHUNK_BYTES_MAX. */
+const SIZE_BYTES = (2 << 20) + (96 << 10);
 const SESSIONS = 30;
 const REQUESTS_MAX = 800;
 /** Turns of the event loop in which a connection that has ended must be gone. */
@@ -41,14 +42,41 @@ export interface Totals {
 export async function fuzz(seedNumber: number): Promise<Totals> {
   const totals: Totals = { sessions: 0, frames: 0, bytes: 0, answers: 0 };
   try {
-    const life = new Life(new Seed(seedNumber));
+    const life = new Life(new Seed(seedNumber), SIZE_BYTES);
     await life.begin();
-    for (; totals.sessions < SESSIONS; totals.sessions++) await life.session(totals);
+    for (; totals.sessions < SESSIONS; totals.sessions++) {
+      await life.session(life.plan(), totals);
+    }
     await life.end();
   } catch (error) {
     const where = `seed ${seedNumber}, session ${totals.sessions}, after ${totals.frames} frames`;
     throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
   }
+  return totals;
+}
+
+/**
+ * Has clients send the first bytes of one session, as many as `cuts` says each, and go; both ways of going, with a device
+ * that is quick and one that is not.
+ */
+export async function cutAt(cuts: number[], make: (disk: Disk) => Frames): Promise<Totals> {
+  const totals: Totals = { sessions: 0, frames: 0, bytes: 0, answers: 0 };
+  const life = new Life(new Seed(1), 64 << 10);
+  await life.begin();
+  const bytes = join(...make(life.disk));
+  for (const cut of cuts.filter((cut) => cut <= bytes.length)) {
+    for (const slow of ["nothing", "changes"] as const) {
+      for (const isAbrupt of [false, true]) {
+        const plan = life.planOf(bytes.subarray(0, cut), isAbrupt, slow);
+        const where = `cut at ${cut}, ${slow} slow, ${isAbrupt ? "closed" : "shut down"}`;
+        await life.session(plan, totals).catch((error) => {
+          throw new Error(`${where}: ${error.message}`, { cause: error });
+        });
+        totals.sessions++;
+      }
+    }
+  }
+  await life.end();
   return totals;
 }
 
@@ -112,29 +140,30 @@ interface Plan {
 }
 
 class Life {
-  readonly #disk: Disk;
+  readonly disk: Disk;
   readonly #device: FuzzDevice;
   readonly #clock = new FuzzClock();
   readonly #listener = new MemoryListener();
   readonly #server: NbdServer;
   /** What the disk holds. */
-  readonly #contents = new Uint8Array(SIZE_BYTES);
+  readonly #contents: Uint8Array<ArrayBuffer>;
   readonly #witness: Client;
 
-  constructor(private readonly seed: Seed) {
-    const badStart = SIZE_BYTES / 2 + seed.below(SIZE_BYTES / 4);
-    this.#disk = {
+  constructor(private readonly seed: Seed, sizeBytes: number) {
+    this.#contents = new Uint8Array(sizeBytes);
+    const badStart = sizeBytes / 2 + seed.below(sizeBytes / 4);
+    this.disk = {
       name: seed.pick(["disk", "", "größe"]),
-      sizeBytes: SIZE_BYTES,
+      sizeBytes,
       blockBytes: 4096,
       readOnly: seed.chance(0.1),
       bad: seed.chance(0.5) ? { start: 0, end: 0 } : { start: badStart, end: badStart + 5000 },
     };
-    this.#device = new FuzzDevice(this.#disk, seed);
+    this.#device = new FuzzDevice(this.disk, seed);
     this.#server = new NbdServer(this.#device, {
-      exportName: this.#disk.name,
+      exportName: this.disk.name,
       description: "a disk among ill clients",
-      readOnly: this.#disk.readOnly,
+      readOnly: this.disk.readOnly,
       clock: this.#clock,
       logger: silentLogger,
     });
@@ -155,48 +184,50 @@ class Life {
 
   /** Data and holes, to begin with. */
   #fill(): void {
-    for (let at = 0; at < SIZE_BYTES; at += 4096) {
+    for (let at = 0; at < this.disk.sizeBytes; at += 4096) {
       if (this.seed.chance(0.5)) this.#contents.fill(1 + this.seed.below(255), at, at + 4096);
     }
     this.#device.bytes.set(this.#contents);
   }
 
-  async session(totals: Totals): Promise<void> {
-    const plan = this.#plan();
+  async session(plan: Plan, totals: Totals): Promise<void> {
     const { expected } = plan;
     totals.frames += expected.options.length + expected.requests.length;
     totals.bytes += plan.bytes.length;
     this.#device.calls.length = 0;
     this.#device.holds = this.#holds(plan.slow);
     const witnessed = this.#witness.call({ type: NBD_CMD_READ, offset: 512, length: 512 });
-    let isOver = false;
-    const conversing = this.#converse(plan).finally(() => isOver = true);
-    await this.#drive(() => isOver && this.#server.connections === 1);
-    const replies = await conversing;
-    if ((await witnessed).errno !== 0) throw new Error("the witness was refused");
+    const replies = await this.#drive(this.#converse(plan));
+    await this.#drive(this.#untilGone());
+    if ((await this.#drive(witnessed)).errno !== 0) throw new Error("the witness was refused");
     this.#assertNothingLeft(1);
     this.#device.holds = () => false;
 
     const isComplete = !plan.isAbrupt && expected.end !== "cut" && expected.restBytes === 0;
     const knowsContents = plan.slow === "nothing";
     const strictness = { isComplete, knowsContents };
-    totals.answers += checkReplies(replies, expected, SIZE_BYTES, strictness);
+    totals.answers += checkReplies(replies, expected, this.disk.sizeBytes, strictness);
     this.#checkDevice(plan);
     await this.#witnessDisk();
   }
 
-  #plan(): Plan {
+  /** The next session as chance has it. */
+  plan(): Plan {
     const { seed } = this;
-    const frames = () => makeFrames(seed, this.#disk, seed.below(REQUESTS_MAX));
+    const frames = () => makeFrames(seed, this.disk, seed.below(REQUESTS_MAX));
     let made: Frames = frames();
     if (seed.chance(0.6)) made = mutate(made, seed, frames);
     let bytes = join(...made);
     const isAbrupt = seed.chance(0.3);
     if (isAbrupt && seed.chance(0.7)) bytes = bytes.subarray(0, seed.below(bytes.length + 1));
+    const slow = seed.pick<Slow>(["nothing", "nothing", "reads", "changes"]);
+    return this.planOf(bytes, isAbrupt, slow);
+  }
+
+  planOf(bytes: Uint8Array, isAbrupt: boolean, slow: Slow): Plan {
     // of a client that leaves not all may be done: then what is done is found out afterwards
     const contents = isAbrupt ? this.#contents.slice() : this.#contents;
-    const slow = seed.pick<Slow>(["nothing", "nothing", "reads", "changes"]);
-    return { slow, isAbrupt, bytes, expected: interpret(bytes, this.#disk, contents) };
+    return { slow, isAbrupt, bytes, expected: interpret(bytes, this.disk, contents) };
   }
 
   #holds(slow: Slow): (verb: Verb) => boolean {
@@ -249,15 +280,22 @@ class Life {
     }
   }
 
-  /** Lets the event loop go round, and the device get on, until it is over. */
-  async #drive(isOver: () => boolean): Promise<void> {
-    for (let turns = 0; !isOver() || this.#device.heldCount > 0; turns++) {
+  async #untilGone(): Promise<void> {
+    while (this.#server.connections > 1) await settle();
+  }
+
+  /** Lets the event loop go round, and the device get on, until that is done. */
+  async #drive<T>(doing: Promise<T>): Promise<T> {
+    let isDone = false;
+    doing.then(() => isDone = true, () => isDone = true);
+    for (let turns = 0; !isDone; turns++) {
       if (turns > TURNS_MAX) throw new Error("the session did not come to its end");
       await settle();
       for (let some = this.seed.below(20); some > 0 && this.#device.heldCount > 0; some--) {
         this.#device.release();
       }
     }
+    return await doing;
   }
 
   #assertNothingLeft(connections: number): void {
@@ -290,22 +328,26 @@ class Life {
   #applyFirst(expected: Expected, count: number): void {
     const changes = expected.device.filter((change): change is Change => change !== "flush");
     for (const change of changes.slice(0, count)) {
-      apply(this.#contents, change, this.#disk.blockBytes);
+      apply(this.#contents, change, this.disk.blockBytes);
     }
   }
 
   /** The client beside finds on the disk what has to be there, and leaves something of its own. */
   async #witnessDisk(): Promise<void> {
-    const offset = this.seed.below(SIZE_BYTES / 2 - 4096);
-    const read = await this.#witness.call({ type: NBD_CMD_READ, offset, length: 4096 });
+    const offset = this.seed.below(this.disk.sizeBytes / 2 - 4096);
+    const read = await this.#drive(
+      this.#witness.call({ type: NBD_CMD_READ, offset, length: 4096 }),
+    );
     const wanted = this.#contents.subarray(offset, offset + 4096);
     if (read.errno !== 0 || !Buffer.from(read.data).equals(wanted)) {
       throw new Error("the witness does not find what is on the disk");
     }
-    if (this.#disk.readOnly) return;
+    if (this.disk.readOnly) return;
     const data = new Uint8Array(512).fill(this.seed.below(256));
     const write = { type: NBD_CMD_WRITE, offset: 512, length: 512 };
-    if ((await this.#witness.call(write, data)).errno !== 0) throw new Error("no witness's write");
+    if ((await this.#drive(this.#witness.call(write, data))).errno !== 0) {
+      throw new Error("no witness's write");
+    }
     this.#contents.set(data, 512);
   }
 }

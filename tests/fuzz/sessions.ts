@@ -33,6 +33,38 @@ export function makeFrames(seed: Seed, disk: Disk, requests: number): Frames {
   return frames;
 }
 
+/** A short session with every option and every command in it, right and refused. */
+export function everyFrame(disk: Disk): Frames {
+  const { name } = disk;
+  const payload = (length: number) => new Uint8Array(length).fill(length);
+  const { NBD_CMD_FLAG_FUA: FUA, NBD_CMD_FLAG_DF: DF, NBD_CMD_FLAG_REQ_ONE: ONE } = nbd;
+  return [
+    u32(3),
+    option(nbd.NBD_OPT_LIST),
+    option(nbd.NBD_OPT_STARTTLS),
+    option(nbd.NBD_OPT_LIST_META_CONTEXT, contexts(name, [])),
+    option(nbd.NBD_OPT_STRUCTURED_REPLY),
+    option(nbd.NBD_OPT_EXTENDED_HEADERS),
+    option(nbd.NBD_OPT_INFO, exportRequest(name, [1, 2, 3])),
+    option(nbd.NBD_OPT_LIST_META_CONTEXT, contexts(name, ["base:"])),
+    option(nbd.NBD_OPT_SET_META_CONTEXT, contexts(name, ["base:allocation"])),
+    option(nbd.NBD_OPT_GO, exportRequest(name, [3])),
+    request(nbd.NBD_CMD_WRITE, 0, 1n, 8192n, 40, payload(40)),
+    request(nbd.NBD_CMD_READ, 0, 2n, 8190n, 44),
+    request(nbd.NBD_CMD_WRITE, FUA, 3n, 8200n, 30, payload(30)),
+    request(nbd.NBD_CMD_WRITE, 0, 4n, BigInt(disk.sizeBytes), 20, payload(20)),
+    request(nbd.NBD_CMD_READ, DF, 5n, 0n, 9000),
+    request(nbd.NBD_CMD_FLUSH, 0, 6n, 0n, 0),
+    request(nbd.NBD_CMD_TRIM, 0, 7n, 4096n, 4096),
+    request(nbd.NBD_CMD_CACHE, 0, 8n, 0n, 8192),
+    request(nbd.NBD_CMD_WRITE_ZEROES, FUA, 9n, 8199n, 10),
+    request(nbd.NBD_CMD_BLOCK_STATUS, ONE, 10n, 0n, 20_000),
+    request(nbd.NBD_CMD_BLOCK_STATUS, 0, 11n, 0n, disk.sizeBytes),
+    request(99, 0, 12n, 0n, 1),
+    request(nbd.NBD_CMD_DISC, 0, 13n, 0n, 0),
+  ];
+}
+
 /** One to three accidents. */
 export function mutate(frames: Frames, seed: Seed, other: () => Frames): Frames {
   const mutated = frames.slice();
