@@ -45,9 +45,11 @@ import {
   NBD_OPT_LIST,
   NBD_OPT_LIST_META_CONTEXT,
   NBD_OPT_SET_META_CONTEXT,
+  NBD_OPT_STARTTLS,
   NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
   NBD_REP_ERR_INVALID,
+  NBD_REP_ERR_TLS_REQD,
   NBD_REP_ERR_TOO_BIG,
   NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
@@ -55,7 +57,8 @@ import {
   NBD_REP_META_CONTEXT,
   NBD_REP_SERVER,
 } from "./constants.ts";
-import { type ReceiveBuffer, writeAll } from "./socket.ts";
+import { type ReceiveBuffer, type Socket, writeAll } from "./socket.ts";
+import { TlsSocket } from "./tls.ts";
 
 /** The one disk that is offered, under its name and under "", the name of the default export. */
 export interface Export {
@@ -75,7 +78,7 @@ type Next = "haggle" | "transmission" | "end";
  * Throws `ProtocolError`, or what the socket throws.
  */
 export async function negotiate(
-  conn: Deno.Conn,
+  conn: Socket,
   received: ReceiveBuffer,
   offered: Export,
 ): Promise<Session | undefined> {
@@ -100,7 +103,7 @@ function takeClientFlags(received: ReceiveBuffer): number {
 }
 
 class Handshake {
-  readonly #conn: Deno.Conn;
+  readonly #conn: Socket;
   readonly #received: ReceiveBuffer;
   readonly #offered: Export;
   readonly #clientFlags: number;
@@ -111,7 +114,7 @@ class Handshake {
   /** The export for which base:allocation was selected, as the client named it. */
   #contextOf: string | undefined = undefined;
 
-  constructor(conn: Deno.Conn, received: ReceiveBuffer, offered: Export, clientFlags: number) {
+  constructor(conn: Socket, received: ReceiveBuffer, offered: Export, clientFlags: number) {
     this.#conn = conn;
     this.#received = received;
     this.#offered = offered;
@@ -139,7 +142,15 @@ class Handshake {
     return await this.#answer(header.option, data);
   }
 
+  /** In clear on a socket that offers TLS: all but asking for it, or leaving, is refused ("FORCEDTLS mode"). */
+  get #needsTls(): boolean {
+    return this.#conn instanceof TlsSocket && !this.#conn.isSecure;
+  }
+
   async #answer(option: number, data: Uint8Array): Promise<Next> {
+    if (this.#needsTls && option !== NBD_OPT_STARTTLS && option !== NBD_OPT_ABORT) {
+      return this.#refuseInClear(option);
+    }
     switch (option) {
       case NBD_OPT_EXPORT_NAME:
         return await this.#exportName(data);
@@ -155,13 +166,36 @@ class Handshake {
       case NBD_OPT_LIST_META_CONTEXT:
       case NBD_OPT_SET_META_CONTEXT:
         return this.#metaContext(option, data);
-      default:
-        return this.#refuse(
-          option,
-          NBD_REP_ERR_UNSUP,
-          "this server does not know the option",
-        );
+      case NBD_OPT_STARTTLS:
+        if (this.#conn instanceof TlsSocket) return await this.#startTls(this.#conn, data);
     }
+    return this.#refuse(option, NBD_REP_ERR_UNSUP, "this server does not know the option");
+  }
+
+  #refuseInClear(option: number): Next {
+    if (option === NBD_OPT_EXPORT_NAME) {
+      throw new ProtocolError(
+        "NBD_OPT_EXPORT_NAME: this server requires NBD_OPT_STARTTLS before it",
+      );
+    }
+    const text = "this server requires TLS: NBD_OPT_STARTTLS must come before any other option";
+    return this.#refuse(option, NBD_REP_ERR_TLS_REQD, text);
+  }
+
+  /** No state is to be forgotten: in clear nothing could be negotiated. */
+  async #startTls(conn: TlsSocket, data: Uint8Array): Promise<Next> {
+    if (conn.isSecure || data.length > 0) {
+      const text = conn.isSecure ? "TLS is on already" : "NBD_OPT_STARTTLS takes no data";
+      return this.#refuse(NBD_OPT_STARTTLS, NBD_REP_ERR_INVALID, text);
+    }
+    if (this.#received.length > 0) {
+      // Whoever sits between could have put it there, to be taken for what the client said in TLS.
+      throw new ProtocolError("NBD_OPT_STARTTLS: something follows it in clear");
+    }
+    this.#reply(NBD_OPT_STARTTLS, NBD_REP_ACK);
+    await this.sendReplies();
+    await conn.startTls();
+    return "haggle";
   }
 
   async #exportName(data: Uint8Array): Promise<Next> {
@@ -280,6 +314,7 @@ class Handshake {
     }
     if (!(await this.#received.skip(this.#conn, header.length))) return "end";
     if (header.option === NBD_OPT_ABORT) return await this.#abort();
+    if (this.#needsTls) return this.#refuseInClear(header.option);
     const text = `option data may have ${OPTION_BYTES_MAX} bytes at most`;
     return this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
   }

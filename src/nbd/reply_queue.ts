@@ -12,7 +12,7 @@
  */
 
 import { REPLY_BUFFER_BYTES } from "../limits.ts";
-import { writeAll } from "./socket.ts";
+import { type Socket, writeAll } from "./socket.ts";
 
 /** A reply up to this size is copied to leave with others; copying more costs more than a write. */
 const JOIN_BYTES_MAX = 64 * 1024;
@@ -45,7 +45,7 @@ export class ReplyQueue {
   writes = 0;
 
   /** `onProgress` is called after every write: there may be room where there was none. */
-  constructor(readonly conn: Deno.Conn, readonly onProgress: () => void) {}
+  constructor(readonly conn: Socket, readonly onProgress: () => void) {}
 
   /** The buffer in which `reserve` reserves, until the next `reserve` or `send`. */
   get bytes(): Uint8Array<ArrayBuffer> {

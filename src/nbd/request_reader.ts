@@ -13,7 +13,7 @@
 import { parseRequest, Request } from "./codec.ts";
 import { NBD_CMD_WRITE, REQUEST_HEADER_BYTES } from "./constants.ts";
 import type { InFlight, Share } from "./in_flight.ts";
-import { ReceiveBuffer } from "./socket.ts";
+import { ReceiveBuffer, type Socket } from "./socket.ts";
 
 export class RequestReader {
   /** The request whose header arrived last; the same object for every one. */
@@ -23,7 +23,7 @@ export class RequestReader {
   /** How many were read. */
   bytes = 0;
 
-  readonly #conn: Deno.Conn;
+  readonly #conn: Socket;
   #received: ReceiveBuffer;
   readonly #inFlight: InFlight;
   readonly #share: Share;
@@ -34,7 +34,7 @@ export class RequestReader {
   #ownPayload: Uint8Array | undefined = undefined;
   #ownFilled = 0;
 
-  constructor(conn: Deno.Conn, received: ReceiveBuffer, inFlight: InFlight, share: Share) {
+  constructor(conn: Socket, received: ReceiveBuffer, inFlight: InFlight, share: Share) {
     this.#conn = conn;
     this.#received = received;
     this.#inFlight = inFlight;

@@ -19,7 +19,9 @@ import { ProtocolError } from "./codec.ts";
 import type { Session } from "./commands.ts";
 import { type Export, negotiate } from "./handshake.ts";
 import { InFlight } from "./in_flight.ts";
-import { ReceiveBuffer } from "./socket.ts";
+import type { TlsContext } from "./openssl.ts";
+import { ReceiveBuffer, type Socket } from "./socket.ts";
+import { TlsSocket } from "./tls.ts";
 import { Transmission } from "./transmission.ts";
 
 /** After a failed accept, mostly for want of file descriptors, the next is tried this much later. */
@@ -37,7 +39,7 @@ export interface ServerOptions {
 }
 
 interface Connection {
-  conn: Deno.Conn;
+  socket: Socket;
   /** From the end of the handshake on. */
   transmission: Transmission | undefined;
   /** It was closed for a new one, and has no place any more. */
@@ -84,9 +86,12 @@ export class NbdServer {
     return this.#inFlight.bytes;
   }
 
-  /** Accepts connections from `listener`, which belongs to the server from now on, until `close`. */
-  serve(listener: Deno.Listener): void {
-    this.#listeners.set(listener, this.#accept(listener));
+  /**
+   * Accepts connections from `listener`, which belongs to the server from now on, until `close`. With `tls` a client
+   * is told nothing and can do nothing before it has begun TLS.
+   */
+  serve(listener: Deno.Listener, tls?: TlsContext): void {
+    this.#listeners.set(listener, this.#accept(listener, tls));
   }
 
   /**
@@ -101,17 +106,17 @@ export class NbdServer {
   async #close(): Promise<void> {
     for (const listener of this.#listeners.keys()) listener.close();
     await Promise.all(this.#listeners.values());
-    for (const { conn, transmission } of this.#connections) {
-      if (transmission === undefined) closeQuietly(conn);
+    for (const { socket, transmission } of this.#connections) {
+      if (transmission === undefined) closeQuietly(socket);
       else transmission.stop();
     }
     await Promise.all([...this.#connections].map((connection) => connection.gone));
   }
 
-  async #accept(listener: Deno.Listener): Promise<void> {
+  async #accept(listener: Deno.Listener, tls?: TlsContext): Promise<void> {
     for (;;) {
       try {
-        this.#admit(await listener.accept());
+        this.#admit(await listener.accept(), tls);
       } catch (error) {
         if (this.#closing !== undefined) return;
         this.#logger.warn(`accepting a connection failed: ${messageOf(error)}`);
@@ -120,27 +125,27 @@ export class NbdServer {
     }
   }
 
-  #admit(conn: Deno.Conn): void {
+  #admit(conn: Deno.Conn, tls?: TlsContext): void {
     if (this.#closing !== undefined) return closeQuietly(conn);
     if (!this.#hasPlace()) return this.#refuse(conn);
     const haggling = [...this.#connections].filter((one) => !one.transmission && !one.gaveWay);
     if (haggling.length >= HANDSHAKES_MAX) {
       haggling[0].gaveWay = true;
-      closeQuietly(haggling[0].conn);
+      closeQuietly(haggling[0].socket);
     }
     const connection: Connection = {
-      conn,
+      socket: tls === undefined ? conn : new TlsSocket(conn, tls),
       transmission: undefined,
       gaveWay: false,
       gone: Promise.resolve(),
     };
     this.#connections.add(connection);
-    connection.gone = this.#live(connection);
+    connection.gone = this.#live(connection, conn);
   }
 
-  #refuse(conn: Deno.Conn): void {
+  #refuse(socket: Socket): void {
     this.#logger.warn(`a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`);
-    closeQuietly(conn);
+    closeQuietly(socket);
   }
 
   /** Whether one more may begin its transmission; if it is to have it, of too many the one that is stuck goes. */
@@ -164,17 +169,18 @@ export class NbdServer {
   }
 
   /** The life of a connection. */
-  async #live(connection: Connection): Promise<void> {
-    const peer = nameOf(connection.conn.remoteAddr);
+  async #live(connection: Connection, conn: Deno.Conn): Promise<void> {
+    const { socket } = connection;
+    const peer = nameOf(conn.remoteAddr);
     this.#logger.debug(() => `client ${peer} connected`);
     try {
-      if ("setNoDelay" in connection.conn) (connection.conn as Deno.TcpConn).setNoDelay(true);
+      if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay(true);
       const received = new ReceiveBuffer();
       const session = await this.#handshake(connection, received);
       if (session !== undefined) {
-        if (!this.#hasPlace(true)) return this.#refuse(connection.conn);
+        if (!this.#hasPlace(true)) return this.#refuse(socket);
         const older = [...this.#connections].flatMap(({ transmission }) => transmission ?? []);
-        connection.transmission = new Transmission(connection.conn, received, session, {
+        connection.transmission = new Transmission(socket, received, session, {
           device: this.#device,
           inFlight: this.#inFlight,
           older,
@@ -188,7 +194,7 @@ export class NbdServer {
     } catch (error) {
       this.#report(peer, error);
     } finally {
-      closeQuietly(connection.conn);
+      closeQuietly(socket);
       this.#connections.delete(connection);
     }
   }
@@ -197,14 +203,14 @@ export class NbdServer {
     connection: Connection,
     received: ReceiveBuffer,
   ): Promise<Session | undefined> {
-    const { conn } = connection;
+    const { socket } = connection;
     let late = false;
     const cancel = this.#clock.after(HANDSHAKE_MS_MAX, () => {
       late = true;
-      closeQuietly(conn);
+      closeQuietly(socket);
     });
     try {
-      return await negotiate(conn, received, this.#offered);
+      return await negotiate(socket, received, this.#offered);
     } catch (error) {
       if (connection.gaveWay) {
         throw new ProtocolError(
@@ -228,9 +234,9 @@ export class NbdServer {
   }
 }
 
-function closeQuietly(conn: Deno.Conn): void {
+function closeQuietly(socket: Socket): void {
   try {
-    conn.close();
+    socket.close();
   } catch {
     // Closed already: by the handshake's deadline, by `close`, or by transmission.
   }

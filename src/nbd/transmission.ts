@@ -52,7 +52,7 @@ import { type Predecessor, Predecessors } from "./predecessors.ts";
 import { Answer, Reads } from "./reads.ts";
 import { ReplyQueue } from "./reply_queue.ts";
 import { RequestReader } from "./request_reader.ts";
-import type { ReceiveBuffer } from "./socket.ts";
+import type { ReceiveBuffer, Socket } from "./socket.ts";
 
 function isChange(type: number): boolean {
   return type === NBD_CMD_WRITE || type === NBD_CMD_TRIM || type === NBD_CMD_WRITE_ZEROES;
@@ -80,7 +80,7 @@ export interface Surroundings {
 }
 
 export class Transmission implements Predecessor {
-  readonly #conn: Deno.Conn;
+  readonly #conn: Socket;
   readonly #session: Session;
   readonly #device: BlockDevice;
   readonly #inFlight: InFlight;
@@ -109,7 +109,7 @@ export class Transmission implements Predecessor {
   #onSettled: () => void = () => {};
 
   constructor(
-    conn: Deno.Conn,
+    conn: Socket,
     received: ReceiveBuffer,
     session: Session,
     surroundings: Surroundings,
