@@ -8,7 +8,7 @@ import { KernelVm } from "../support/kernel_vm.ts";
 import { startS3Proxy } from "../support/s3_proxy.ts";
 import { Scratch } from "../support/scratch.ts";
 import { testInDirectory, testInS3 } from "../support/test_buckets.ts";
-import { attach, CHECK_FILES, MAKE_FILES, UNTIL_MIRRORED } from "./guest_steps.ts";
+import { CHECK_FILES, MAKE_FILES, NBD_CLIENT, OURS, UNTIL_MIRRORED } from "./guest_steps.ts";
 
 const MIB = 64;
 const SIZE = `${MIB}M`;
@@ -21,7 +21,7 @@ testInDirectory({
         await using drive = await Drive.start({ bucket, size: SIZE, tcp: true });
         await using guest = await KernelVm.boot({
           disks: [await scratch.hole("local", MIB)],
-          script: `${attach(drive)} ${MAKE_FILES} ${CHECK_FILES}
+          script: `${NBD_CLIENT.attach(drive)} ${MAKE_FILES} ${CHECK_FILES}
             reads() { awk '{ print $1 }' /sys/block/nbd0/stat; }
             yes | mdadm --create /dev/md0 -n2 --level 1 /dev/vdb --write-mostly /dev/nbd0
             ${UNTIL_MIRRORED}
@@ -47,7 +47,7 @@ testInDirectory({
       await using drive = await Drive.start({ bucket, tcp: true });
       await using guest = await KernelVm.boot({
         disks: [await scratch.hole("blank", MIB)],
-        script: `${attach(drive)} ${CHECK_FILES}
+        script: `${NBD_CLIENT.attach(drive)} ${CHECK_FILES}
           mdadm -A --run /dev/md0 /dev/nbd0
           e2fsck -p -f /dev/md0 || [ $? = 1 ]
           e2fsck -f -n /dev/md0
@@ -62,7 +62,7 @@ testInDirectory({
           until [ "$(cat /sys/block/md0/md/sync_action)" = idle ]; do usleep 100000; done
           echo "different sectors: $(cat /sys/block/md0/md/mismatch_cnt)"
           mdadm --stop /dev/md0
-          nbd-client -d /dev/nbd0
+          ${NBD_CLIENT.detach}
         `,
       });
       assertStringIncludes(await guest.succeeds(), "different sectors: 0");
@@ -78,7 +78,7 @@ testInDirectory({
       await using drive = await Drive.start({ bucket, size: SIZE, tcp: true });
       await using guest = await KernelVm.boot({
         disks,
-        script: `${attach(drive)} ${MAKE_FILES}
+        script: `${OURS.attach(drive)} ${MAKE_FILES}
           yes | mdadm --create /dev/md0 -n2 --level 1 /dev/vdb --write-mostly /dev/nbd0
           ${UNTIL_MIRRORED}
           mke2fs -q -t ext4 -b 4096 /dev/md0
@@ -96,7 +96,7 @@ testInDirectory({
     await using drive = await Drive.start({ bucket, tcp: true });
     await using guest = await KernelVm.boot({
       disks,
-      script: `${attach(drive)} ${CHECK_FILES}
+      script: `${OURS.attach(drive)} ${CHECK_FILES}
         mdadm -A /dev/md0 /dev/vdb /dev/nbd0
         ${UNTIL_MIRRORED}
         mkdir /s3
@@ -130,7 +130,7 @@ testInS3({
       });
       await using guest = await KernelVm.boot({
         disks: [await scratch.hole("local", MIB)],
-        script: `${attach(drive)} ${MAKE_FILES} ${CHECK_FILES}
+        script: `${OURS.attach(drive)} ${MAKE_FILES} ${CHECK_FILES}
         written() { awk '{ print $7 }' /sys/block/nbd0/stat; }
         yes | mdadm --create /dev/md0 -n2 --level 1 --bitmap internal --bitmap-chunk 1M /dev/vdb --write-mostly /dev/nbd0
         ${UNTIL_MIRRORED}
@@ -156,7 +156,7 @@ testInS3({
         umount /s3
         e2fsck -f -n /dev/md0
         mdadm --stop /dev/md0
-        nbd-client -d /dev/nbd0
+        ${OURS.detach}
       `,
       });
       await guest.says(/^mirrored$/);
