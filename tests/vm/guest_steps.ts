@@ -8,15 +8,21 @@ export interface NbdAttacher {
   detach: string;
 }
 
-/** Debian's, as the original's README spells it: today's nbd-client still takes that, with a warning. */
-export const NBD_CLIENT: NbdAttacher = {
-  attach: ({ port }) => `
-    modprobe nbd
-    nbd-client bs=4096 10.0.2.2 ${port} /dev/nbd0
-    until [ -e /sys/block/nbd0/pid ]; do usleep 20000; done
-  `,
-  detach: "nbd-client -d /dev/nbd0",
-};
+/** Debian's nbd-client, as the original's README spells it: today's still takes that, with a warning. */
+export const NBD_CLIENT = nbdClient("bs=4096");
+/** The same for one side of a mirror: what waits for a server that died fails, and the other side goes on. */
+export const NBD_CLIENT_OF_MIRROR = nbdClient("bs=4096 timeout=5");
+
+function nbdClient(options: string): NbdAttacher {
+  return {
+    attach: ({ port }) => `
+      modprobe nbd
+      nbd-client ${options} 10.0.2.2 ${port} /dev/nbd0
+      until [ -e /sys/block/nbd0/pid ]; do usleep 20000; done
+    `,
+    detach: "nbd-client -d /dev/nbd0",
+  };
+}
 
 const OWN = "/program/elasticdrive -c /run/elasticdrive.ini";
 

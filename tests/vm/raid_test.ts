@@ -8,10 +8,22 @@ import { KernelVm } from "../support/kernel_vm.ts";
 import { startS3Proxy } from "../support/s3_proxy.ts";
 import { Scratch } from "../support/scratch.ts";
 import { testInDirectory, testInS3 } from "../support/test_buckets.ts";
-import { CHECK_FILES, MAKE_FILES, NBD_CLIENT, OURS, UNTIL_MIRRORED } from "./guest_steps.ts";
+import {
+  CHECK_FILES,
+  MAKE_FILES,
+  NBD_CLIENT,
+  NBD_CLIENT_OF_MIRROR,
+  OURS,
+  UNTIL_MIRRORED,
+} from "./guest_steps.ts";
 
 const MIB = 64;
 const SIZE = `${MIB}M`;
+
+/** Waits until the mirror has let go of the drive. */
+const UNTIL_FAILED = `
+  until grep -q 'nbd0\\[1\\](W)(F)' /proc/mdstat; do usleep 100000; done
+`;
 
 testInDirectory({
   "a mirror reads from its local disk, goes on without it, and is recovered on another machine from the bucket alone":
@@ -113,6 +125,48 @@ testInDirectory({
     });
     await guest.succeeds();
   },
+
+  "when the server was killed a mirror goes on without the drive, and takes it back from the next server":
+    async (
+      bucket,
+    ) => {
+      await using scratch = await Scratch.make();
+      await using killed = await Drive.start({ bucket, size: SIZE, tcp: true });
+      await using guest = await KernelVm.boot({
+        disks: [await scratch.hole("local", MIB)],
+        script: `${NBD_CLIENT_OF_MIRROR.attach(killed)} ${MAKE_FILES} ${CHECK_FILES}
+        yes | mdadm --create /dev/md0 -n2 --level 1 --bitmap internal /dev/vdb --write-mostly /dev/nbd0
+        ${UNTIL_MIRRORED}
+        mke2fs -q -b 4096 /dev/md0
+        mkdir /s3
+        mount /dev/md0 /s3
+        make_files before 4
+        echo "mirrored"
+        read -r server_was_killed
+        make_files alone 4
+        ${UNTIL_FAILED}
+        echo "goes on alone"
+        read -r server_is_back
+        mdadm /dev/md0 --remove /dev/nbd0
+        ${NBD_CLIENT_OF_MIRROR.detach}
+        ${NBD_CLIENT_OF_MIRROR.attach(killed)}
+        mdadm /dev/md0 --re-add --write-mostly /dev/nbd0
+        ${UNTIL_MIRRORED}
+        mdadm /dev/md0 --fail /dev/vdb
+        echo 3 >/proc/sys/vm/drop_caches
+        for name in before alone; do check_files "$name"; done
+        umount /s3
+        e2fsck -f -n /dev/md0
+      `,
+      });
+      await guest.says(/^mirrored$/);
+      await killed.kill();
+      await guest.answer("killed");
+      await guest.says(/^goes on alone$/);
+      await using _next = await Drive.start({ bucket, tcp: false, server: { port: killed.port } });
+      await guest.answer("back");
+      await guest.succeeds();
+    },
 });
 
 testInS3({
@@ -141,7 +195,7 @@ testInS3({
         echo "mirrored"
         read -r S3_is_away
         make_files meanwhile 4
-        until grep -q 'nbd0\\[1\\](W)(F)' /proc/mdstat; do usleep 100000; done
+        ${UNTIL_FAILED}
         make_files alone 4
         echo "goes on alone"
         read -r S3_is_back
