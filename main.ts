@@ -15,14 +15,23 @@ import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
-import { defaultSettings, describe, findConfig, parseConfig, type Settings } from "./src/config.ts";
+import {
+  defaultSettings,
+  describe,
+  findConfig,
+  parseConfig,
+  type Settings,
+  volumeName,
+} from "./src/config.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { describeExport } from "./src/export_description.ts";
 import { LocalHost } from "./src/host.ts";
 import { BLOCK_BYTES } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
+import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
+import { TlsContext } from "./src/nbd/openssl.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { DrainProgress, showBytes } from "./src/progress.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
@@ -134,6 +143,12 @@ async function openBucket(
   return await RetryingBucket.open(placeOf(options), open, around);
 }
 
+/** Undefined when TCP is in clear. Throws a `UsageError` if a file is not what it should be. */
+function loadTls({ tlsCert, tlsKey, tlsCa }: Settings): TlsContext | undefined {
+  if (tlsCert === undefined || tlsKey === undefined) return undefined;
+  return new TlsContext({ certificate: tlsCert, key: tlsKey, clientAuthorities: tlsCa });
+}
+
 async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Deno.Listener[]> {
   const listeners: Deno.Listener[] = [];
   cleanUp.defer(() => listeners.forEach(closeListener));
@@ -149,12 +164,18 @@ function closeListener(listener: Deno.Listener): void {
 }
 
 /** The command that attaches the drive to the kernel. */
-function attachCommand(listener: Deno.Listener): string {
+function attachCommand(listener: Deno.Listener, { tlsCert, tlsCa }: Settings): string {
   const address = listener.addr;
-  const where = "hostname" in address
-    ? `${address.hostname} ${address.port}`
-    : `-unix ${(address as Deno.UnixAddr).path}`;
-  return `nbd-client -b ${BLOCK_BYTES} ${where} /dev/nbd0`;
+  if (!("hostname" in address)) {
+    return `nbd-client -b ${BLOCK_BYTES} -unix ${(address as Deno.UnixAddr).path} /dev/nbd0`;
+  }
+  const tls = tlsCert === undefined ? "" : " -cacertfile ca-cert.pem";
+  const own = tlsCa === undefined ? "" : " -certfile client-cert.pem -keyfile client-key.pem";
+  return `nbd-client -b ${BLOCK_BYTES}${tls}${own} ${address.hostname} ${address.port} /dev/nbd0`;
+}
+
+function isTcp(listener: Deno.Listener): boolean {
+  return listener.addr.transport === "tcp";
 }
 
 function showAddress(listener: Deno.Listener): string {
@@ -167,6 +188,8 @@ function showAddress(listener: Deno.Listener): string {
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
+  const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
+  const tls = loadTls(settings);
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
   const host = new LocalHost(systemClock, logger);
@@ -192,20 +215,25 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   isHeld = true;
   bucket.startServing();
   const server = new NbdServer(volume, {
-    exportName: "elasticdrive",
+    exportName: volumeName(settings),
     description: describeExport(bucket.name, volume.info.uuid),
+    readOnly: settings.readOnly,
     clock: systemClock,
     logger,
   });
-  for (const listener of listeners) server.serve(listener);
+  for (const listener of listeners) server.serve(listener, isTcp(listener) ? tls : undefined);
+  const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
-  drainOnSignal(server, volume, logger).then(ended.resolve);
+  drainOnSignal(server, volume, logger, () => manager.stopping(condition)).then(ended.resolve);
   const memory = memoryBytesMax(options, volume.info);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
-      `${bucket.name}, epoch ${volume.epoch}; next, as root: ${attachCommand(listeners[0])}`,
+      `${bucket.name}, epoch ${volume.epoch}; next, as root: ${
+        attachCommand(listeners[0], settings)
+      }`,
   );
+  manager.ready(condition);
   const code = await ended.promise;
   const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
   logger.info(
@@ -214,6 +242,17 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   );
   isHeld = code === EXIT_NOT_STORED;
   return code;
+}
+
+/** What systemd shows of a drive. */
+function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
+  const { unstoredBytes } = volume;
+  const { trouble } = bucket;
+  const unstored = unstoredBytes === 0
+    ? "everything is stored"
+    : `${showBytes(unstoredBytes)} not stored yet`;
+  const outage = trouble === undefined ? "" : `; waiting for ${bucket.name}: ${trouble}`;
+  return { status: unstored + outage, isBucketThere: trouble === undefined };
 }
 
 async function check(
@@ -232,7 +271,12 @@ async function check(
 }
 
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
-async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger): Promise<number> {
+async function drainOnSignal(
+  server: NbdServer,
+  volume: Volume,
+  logger: Logger,
+  onBegin: () => void,
+): Promise<number> {
   const signals = ["SIGTERM", "SIGINT"] as const;
   const next = () =>
     new Promise<void>((resolve) => {
@@ -243,6 +287,7 @@ async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger):
       for (const signal of signals) Deno.addSignalListener(signal, listener);
     });
   await next();
+  onBegin();
   const progress = new DrainProgress(systemClock, logger, Deno.stderr.isTerminal());
   const drained = (async () => {
     await server.close();
@@ -271,7 +316,10 @@ async function main(args: string[]): Promise<number> {
   const { settings, warning } = loadSettings(config);
   const logger = stderrLogger(settings.debug);
   if (warning) logger.warn(warning);
-  if (command === "check-config") return print(describe(settings).join("\n")), EXIT_CLEAN;
+  if (command === "check-config") {
+    loadTls(settings);
+    return print(describe(settings).join("\n")), EXIT_CLEAN;
+  }
   if (command === "check") return await check(settings, logger, print);
   if (command === "attach") {
     return print(await attach(device, settings, systemClock)), EXIT_CLEAN;

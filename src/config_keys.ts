@@ -44,7 +44,12 @@ export interface Values {
   readonly cacheStripes: number;
   readonly cacheTtlMs: number;
   readonly listen: string;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly tlsCa?: string;
+  readonly insecure: boolean;
   readonly socket?: string;
+  readonly readOnly: boolean;
   readonly ioTimeoutMs: number;
   readonly uploads: number;
   readonly readaheadBytes: number;
@@ -302,9 +307,29 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
     default: "127.0.0.1",
     doc: "address to listen on; 0.0.0.0 is all of IPv4, :: is all",
   }),
+  tlsCert: server("tlscert", path, {
+    absent: "TCP in clear",
+    doc: "certificate of this server, PEM; with it TCP connections must use TLS",
+  }),
+  tlsKey: server("tlskey", path, {
+    absent: "none",
+    doc: "private key of the certificate in tlscert, PEM",
+  }),
+  tlsCa: server("tlsca", path, {
+    absent: "a client needs no certificate",
+    doc: "authorities, PEM, one of which must have signed a client's certificate",
+  }),
+  insecure: server("insecure", boolean, {
+    default: "no",
+    doc: "listen without TLS on an address that other machines can reach",
+  }),
   socket: server("socket", path, {
     absent: "none",
     doc: "Unix socket to listen on, instead of TCP unless listen or port is given as well",
+  }),
+  readOnly: server("readonly", boolean, {
+    default: "no",
+    doc: "serve the disk without letting clients change it",
   }),
   ioTimeoutMs: server("iotimeout", seconds(0.1, "wait for ever"), {
     default: "0",

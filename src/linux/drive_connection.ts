@@ -41,15 +41,13 @@ export class DriveConnection implements Disposable {
     this.volume = volume;
   }
 
-  /** Closes it here; true if the kernel goes on with it. */
-  isHeldByKernel(): boolean {
+  /** Closes it here, and looks whether the kernel goes on with it: a socket is listed as long as anybody holds it. */
+  letGo(): "the kernel has it" | "gone" {
     const { inode } = this.socket;
     this[Symbol.dispose]();
-    return ["unix", "tcp", "tcp6"].some((name) =>
-      readSystemFile(`/proc/net/${name}`)?.split("\n").some((line) =>
-        line.trim().split(/\s+/).includes(inode)
-      )
-    );
+    const lists = ["unix", "tcp", "tcp6"].map((name) => readSystemFile(`/proc/net/${name}`) ?? "");
+    const words = lists.join("\n").split(/\s+/);
+    return words.includes(inode) ? "the kernel has it" : "gone";
   }
 
   [Symbol.dispose](): void {

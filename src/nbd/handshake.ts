@@ -5,11 +5,11 @@
  * Promises: every option gets the reply that proto.md asks for, and negotiation goes on after an error;
  * a client that breaks a rule after which that is impossible is a `ProtocolError`. Data of an option is
  * never held beyond OPTION_BYTES_MAX.
- * Assumes: the caller bounds the time (HANDSHAKE_MS_MAX) by closing the connection. A client that sends on
- * without reading replies stops itself: the next option is read after the reply to this one is sent.
+ * Assumes: the caller bounds the time (HANDSHAKE_MS_MAX) by closing the connection. That ends reads, but no
+ * write: so no more than OPTIONS_MAX options are answered, each in one write.
  */
 
-import { OPTION_BYTES_MAX, REQUEST_BYTES_MAX } from "../limits.ts";
+import { OPTION_BYTES_MAX, OPTIONS_MAX, REQUEST_BYTES_MAX } from "../limits.ts";
 import {
   CLIENT_FLAGS_BYTES,
   encodeExport,
@@ -17,17 +17,22 @@ import {
   encodeInfoBlockSize,
   encodeInfoExport,
   encodeInfoText,
+  encodeMetaContext,
   encodeOptionReply,
   encodeServer,
   encodeText,
   OPTION_HEADER_BYTES,
   type OptionHeader,
   parseExportRequest,
+  parseMetaContextRequest,
   parseOptionHeader,
   parseText,
   ProtocolError,
 } from "./codec.ts";
+import { type Session, transmissionFlags } from "./commands.ts";
 import {
+  BASE_ALLOCATION,
+  BASE_ALLOCATION_ID,
   NBD_FLAG_C_FIXED_NEWSTYLE,
   NBD_FLAG_C_NO_ZEROES,
   NBD_INFO_BLOCK_SIZE,
@@ -38,15 +43,22 @@ import {
   NBD_OPT_GO,
   NBD_OPT_INFO,
   NBD_OPT_LIST,
+  NBD_OPT_LIST_META_CONTEXT,
+  NBD_OPT_SET_META_CONTEXT,
+  NBD_OPT_STARTTLS,
+  NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
   NBD_REP_ERR_INVALID,
+  NBD_REP_ERR_TLS_REQD,
   NBD_REP_ERR_TOO_BIG,
   NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
   NBD_REP_INFO,
+  NBD_REP_META_CONTEXT,
   NBD_REP_SERVER,
 } from "./constants.ts";
-import { type ReceiveBuffer, writeAll } from "./socket.ts";
+import { type ReceiveBuffer, type Socket, writeAll } from "./socket.ts";
+import { TlsSocket } from "./tls.ts";
 
 /** The one disk that is offered, under its name and under "", the name of the default export. */
 export interface Export {
@@ -54,28 +66,31 @@ export interface Export {
   description: string;
   sizeBytes: number;
   preferredBytes: number;
-  transmissionFlags: number;
+  readOnly: boolean;
 }
 
 /** What an option leads to. */
 type Next = "haggle" | "transmission" | "end";
 
 /**
- * Negotiates on a new connection. True: transmission begins, with whatever `received` holds already.
- * False: the client has ended the session or gone away. Throws `ProtocolError`, or what the socket throws.
+ * Negotiates on a new connection. Transmission begins with the session that is returned, and with whatever
+ * `received` holds already. Undefined: the client has ended the session or gone away.
+ * Throws `ProtocolError`, or what the socket throws.
  */
 export async function negotiate(
-  conn: Deno.Conn,
+  conn: Socket,
   received: ReceiveBuffer,
   offered: Export,
-): Promise<boolean> {
+): Promise<Session | undefined> {
   await writeAll(conn, encodeGreeting());
-  if (!(await received.require(conn, CLIENT_FLAGS_BYTES))) return false;
+  if (!(await received.require(conn, CLIENT_FLAGS_BYTES))) return undefined;
   const handshake = new Handshake(conn, received, offered, takeClientFlags(received));
-  for (;;) {
+  for (let options = 0; options < OPTIONS_MAX; options++) {
     const next = await handshake.haggle();
-    if (next !== "haggle") return next === "transmission";
+    await handshake.sendReplies();
+    if (next !== "haggle") return next === "transmission" ? handshake.session : undefined;
   }
+  throw new ProtocolError(`a handshake may have ${OPTIONS_MAX} options at most`);
 }
 
 function takeClientFlags(received: ReceiveBuffer): number {
@@ -88,16 +103,23 @@ function takeClientFlags(received: ReceiveBuffer): number {
 }
 
 class Handshake {
-  readonly #conn: Deno.Conn;
+  readonly #conn: Socket;
   readonly #received: ReceiveBuffer;
   readonly #offered: Export;
   readonly #clientFlags: number;
+  /** To the present option. */
+  readonly #replies: Uint8Array<ArrayBuffer>[] = [];
+  /** What holds if transmission begins now. */
+  readonly session: Session;
+  /** The export for which base:allocation was selected, as the client named it. */
+  #contextOf: string | undefined = undefined;
 
-  constructor(conn: Deno.Conn, received: ReceiveBuffer, offered: Export, clientFlags: number) {
+  constructor(conn: Socket, received: ReceiveBuffer, offered: Export, clientFlags: number) {
     this.#conn = conn;
     this.#received = received;
     this.#offered = offered;
     this.#clientFlags = clientFlags;
+    this.session = { readOnly: offered.readOnly, structuredReplies: false, blockStatus: false };
   }
 
   /** The life of one option: receive, answer. */
@@ -120,34 +142,71 @@ class Handshake {
     return await this.#answer(header.option, data);
   }
 
+  /** In clear on a socket that offers TLS: all but asking for it, or leaving, is refused ("FORCEDTLS mode"). */
+  get #needsTls(): boolean {
+    return this.#conn instanceof TlsSocket && !this.#conn.isSecure;
+  }
+
   async #answer(option: number, data: Uint8Array): Promise<Next> {
+    if (this.#needsTls && option !== NBD_OPT_STARTTLS && option !== NBD_OPT_ABORT) {
+      return this.#refuseInClear(option);
+    }
     switch (option) {
       case NBD_OPT_EXPORT_NAME:
         return await this.#exportName(data);
       case NBD_OPT_ABORT:
         return await this.#abort();
       case NBD_OPT_LIST:
-        return await this.#list(data);
+        return this.#list(data);
       case NBD_OPT_INFO:
       case NBD_OPT_GO:
-        return await this.#infoOrGo(option, data);
-      default:
-        return await this.#refuse(
-          option,
-          NBD_REP_ERR_UNSUP,
-          "this server does not know the option",
-        );
+        return this.#infoOrGo(option, data);
+      case NBD_OPT_STRUCTURED_REPLY:
+        return this.#structuredReply(data);
+      case NBD_OPT_LIST_META_CONTEXT:
+      case NBD_OPT_SET_META_CONTEXT:
+        return this.#metaContext(option, data);
+      case NBD_OPT_STARTTLS:
+        if (this.#conn instanceof TlsSocket) return await this.#startTls(this.#conn, data);
     }
+    return this.#refuse(option, NBD_REP_ERR_UNSUP, "this server does not know the option");
+  }
+
+  #refuseInClear(option: number): Next {
+    if (option === NBD_OPT_EXPORT_NAME) {
+      throw new ProtocolError(
+        "NBD_OPT_EXPORT_NAME: this server requires NBD_OPT_STARTTLS before it",
+      );
+    }
+    const text = "this server requires TLS: NBD_OPT_STARTTLS must come before any other option";
+    return this.#refuse(option, NBD_REP_ERR_TLS_REQD, text);
+  }
+
+  /** No state is to be forgotten: in clear nothing could be negotiated. */
+  async #startTls(conn: TlsSocket, data: Uint8Array): Promise<Next> {
+    if (conn.isSecure || data.length > 0) {
+      const text = conn.isSecure ? "TLS is on already" : "NBD_OPT_STARTTLS takes no data";
+      return this.#refuse(NBD_OPT_STARTTLS, NBD_REP_ERR_INVALID, text);
+    }
+    if (this.#received.length > 0) {
+      // Whoever sits between could have put it there, to be taken for what the client said in TLS.
+      throw new ProtocolError("NBD_OPT_STARTTLS: something follows it in clear");
+    }
+    this.#reply(NBD_OPT_STARTTLS, NBD_REP_ACK);
+    await this.sendReplies();
+    await conn.startTls();
+    return "haggle";
   }
 
   async #exportName(data: Uint8Array): Promise<Next> {
-    if (!this.#isOffered(parseText(data))) {
+    const name = parseText(data);
+    if (!this.#isOffered(name)) {
       throw new ProtocolError(`NBD_OPT_EXPORT_NAME: ${this.#offeredNames()}`);
     }
     const noZeroes = (this.#clientFlags & NBD_FLAG_C_NO_ZEROES) !== 0;
-    const { sizeBytes, transmissionFlags } = this.#offered;
-    await writeAll(this.#conn, encodeExport(sizeBytes, transmissionFlags, noZeroes));
-    return "transmission";
+    const flags = transmissionFlags(this.session);
+    await writeAll(this.#conn, encodeExport(this.#offered.sizeBytes, flags, noZeroes));
+    return this.#begin(name);
   }
 
   /** Data is ignored; the client may be gone already, which is what it asked for. */
@@ -156,37 +215,79 @@ class Handshake {
     return "end";
   }
 
-  async #list(data: Uint8Array): Promise<Next> {
-    if (data.length > 0) {
-      return await this.#refuse(NBD_OPT_LIST, NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
-    }
+  #list(data: Uint8Array): Next {
+    if (data.length > 0) return this.#refuseData(NBD_OPT_LIST);
     const server = encodeServer(this.#offered.name, this.#offered.description);
-    await this.#reply(NBD_OPT_LIST, NBD_REP_SERVER, server);
-    await this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
+    this.#reply(NBD_OPT_LIST, NBD_REP_SERVER, server);
+    this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
     return "haggle";
   }
 
-  async #infoOrGo(option: number, data: Uint8Array): Promise<Next> {
+  #infoOrGo(option: number, data: Uint8Array): Next {
     const wanted = parseExportRequest(data);
     if (wanted === undefined) {
-      return await this.#refuse(
+      return this.#refuse(
         option,
         NBD_REP_ERR_INVALID,
         "the lengths in the option don't add up",
       );
     }
     if (!this.#isOffered(wanted.name)) {
-      return await this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
+      return this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
     }
-    for (const info of this.#infos(wanted.infos)) await this.#reply(option, NBD_REP_INFO, info);
-    await this.#reply(option, NBD_REP_ACK);
-    return option === NBD_OPT_GO ? "transmission" : "haggle";
+    for (const info of this.#infos(wanted.infos)) this.#reply(option, NBD_REP_INFO, info);
+    this.#reply(option, NBD_REP_ACK);
+    return option === NBD_OPT_GO ? this.#begin(wanted.name) : "haggle";
+  }
+
+  /** A metadata context holds for the export it was selected for and for no other. */
+  #begin(exportName: string): Next {
+    this.session.blockStatus = this.#contextOf === exportName;
+    return "transmission";
+  }
+
+  /** A second time changes nothing and is no mistake. */
+  #structuredReply(data: Uint8Array): Next {
+    if (data.length > 0) return this.#refuseData(NBD_OPT_STRUCTURED_REPLY);
+    this.session.structuredReplies = true;
+    this.#reply(NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
+    return "haggle";
+  }
+
+  /** "Metadata querying": which contexts there are, or which to use; there is one, base:allocation. */
+  #metaContext(option: number, data: Uint8Array): Next {
+    const isSelection = option === NBD_OPT_SET_META_CONTEXT;
+    if (isSelection) this.#contextOf = undefined;
+    const wanted = parseMetaContextRequest(data);
+    const mistake = !this.session.structuredReplies
+      ? "structured replies have to be negotiated first"
+      : wanted === undefined
+      ? "the lengths in the option don't add up"
+      : wanted.queries.some((query) => query.indexOf(":") < 1)
+      ? "a query consists of a namespace, a colon and a name"
+      : undefined;
+    if (wanted === undefined || mistake !== undefined) {
+      return this.#refuse(option, NBD_REP_ERR_INVALID, mistake!);
+    }
+    const { exportName, queries } = wanted;
+    if (!this.#isOffered(exportName)) {
+      return this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
+    }
+    const found = queries.includes(BASE_ALLOCATION) ||
+      (!isSelection && (queries.length === 0 || queries.includes("base:")));
+    if (found) {
+      if (isSelection) this.#contextOf = exportName;
+      const context = encodeMetaContext(isSelection ? BASE_ALLOCATION_ID : 0, BASE_ALLOCATION);
+      this.#reply(option, NBD_REP_META_CONTEXT, context);
+    }
+    this.#reply(option, NBD_REP_ACK);
+    return "haggle";
   }
 
   /** NBD_INFO_EXPORT always; the others when asked for; those not known are ignored. */
   #infos(asked: number[]): Uint8Array[] {
-    const { name, description, sizeBytes, transmissionFlags, preferredBytes } = this.#offered;
-    const infos: Uint8Array[] = [encodeInfoExport(sizeBytes, transmissionFlags)];
+    const { name, description, sizeBytes, preferredBytes } = this.#offered;
+    const infos: Uint8Array[] = [encodeInfoExport(sizeBytes, transmissionFlags(this.session))];
     if (asked.includes(NBD_INFO_NAME)) infos.push(encodeInfoText(NBD_INFO_NAME, name));
     if (asked.includes(NBD_INFO_DESCRIPTION)) {
       infos.push(encodeInfoText(NBD_INFO_DESCRIPTION, description));
@@ -213,16 +314,28 @@ class Handshake {
     }
     if (!(await this.#received.skip(this.#conn, header.length))) return "end";
     if (header.option === NBD_OPT_ABORT) return await this.#abort();
+    if (this.#needsTls) return this.#refuseInClear(header.option);
     const text = `option data may have ${OPTION_BYTES_MAX} bytes at most`;
-    return await this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
+    return this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
   }
 
-  async #refuse(option: number, type: number, text: string): Promise<Next> {
-    await this.#reply(option, type, encodeText(text));
+  #refuseData(option: number): Next {
+    return this.#refuse(option, NBD_REP_ERR_INVALID, "the option takes no data");
+  }
+
+  #refuse(option: number, type: number, text: string): Next {
+    this.#reply(option, type, encodeText(text));
     return "haggle";
   }
 
-  async #reply(option: number, type: number, data?: Uint8Array): Promise<void> {
-    await writeAll(this.#conn, encodeOptionReply(option, type, data));
+  #reply(option: number, type: number, data?: Uint8Array): void {
+    this.#replies.push(encodeOptionReply(option, type, data));
+  }
+
+  /** Sends the replies to the option that was taken last. */
+  async sendReplies(): Promise<void> {
+    if (this.#replies.length === 0) return;
+    const replies = await new Blob(this.#replies.splice(0)).bytes();
+    await writeAll(this.#conn, replies);
   }
 }
