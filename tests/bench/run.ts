@@ -15,11 +15,8 @@ import { benchTls } from "./tls.ts";
 
 const PARTS: Record<string, () => Promise<Row[]>> = {
   hot: benchHot,
-<<<<<<< HEAD
-  tls: benchTls,
-=======
   beside: benchBeside,
->>>>>>> main
+  tls: benchTls,
   stored: benchStored,
   flush: benchFlush,
   opening: benchOpening,

@@ -56,7 +56,10 @@ async function compare(job: FioJob, uris: string[]): Promise<Row> {
     median(secure.map((value, round) => value / clear[round])).toFixed(2);
   return {
     what: `${job.work} ${job.blockBytes / KIB} KiB at depth ${job.depth}, cached, in TLS`,
-    result: `${secure} requests/s, in clear ${clear}: **${share(found[1], found[0])}** times; nbdkit-memory ` +
+    result:
+      `${secure} requests/s, in clear ${clear}: **${
+        share(found[1], found[0])
+      }** times; nbdkit-memory ` +
       `${securePeer} and ${clearPeer}: ${share(found[3], found[2])} times`,
     target: "no aim: it is what it costs, on one core where nbdkit has all",
     met: true,
