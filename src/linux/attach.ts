@@ -19,6 +19,7 @@ import { type Clock, sleep } from "../clock.ts";
 import { UsageError } from "../errors.ts";
 import {
   ATTACH_DEAD_CONNECTION_S,
+  ATTACH_LOOK_MS,
   ATTACH_OFFER_MS,
   ATTACH_OFFERS,
   BLOCK_BYTES,
@@ -34,6 +35,7 @@ import {
   ErrnoError,
   listSystemFolder,
   readSystemFile,
+  writeSystemFile,
 } from "./libc.ts";
 import { NbdControl } from "./nbd_control.ts";
 
@@ -59,6 +61,7 @@ export async function attach(
       deadConnectionS: ATTACH_DEAD_CONNECTION_S,
       backend: backendOf(drive),
     });
+    writeSystemFile(`/sys/block/nbd${index}/queue/io_timeout`, String(ATTACH_LOOK_MS));
     return `${device}: attached, ${showBytes(drive.sizeBytes)}, ${drive.description}`;
   });
 }
@@ -102,7 +105,7 @@ function attachedAs(index: number): Attached | undefined {
   const folder = `/sys/block/nbd${index}`;
   if (readSystemFile(`${folder}/pid`) === undefined) return undefined;
   return {
-    backend: readSystemFile(`${folder}/backend`)?.trim(),
+    backend: readSystemFile(`${folder}/backend`)?.trim() || undefined,
     sizeBytes: Number(readSystemFile(`${folder}/size`)) * 512,
   };
 }
@@ -124,23 +127,34 @@ async function revive(
 ): Promise<string> {
   const device = `/dev/nbd${index}`;
   if (attached.backend === undefined) {
-    throw new UsageError("another program has attached it; detach it with that one first");
+    throw new UsageError(
+      "another program has attached it, such as nbd-client; detach it with that first",
+    );
   }
   for (let offer = 1; offer <= ATTACH_OFFERS; offer++) {
     using drive = await connectToDrive(server);
     refuseAnother(drive, attached);
     control.reconnect(index, drive.socket, attached.backend);
-    if (drive.isHeldByKernel()) return `${device}: attached again, ${drive.description}`;
+    if (drive.letGo() === "the kernel has it") {
+      return `${device}: attached again, ${sizeOf(drive, attached)}, ${drive.description}`;
+    }
     if (offer < ATTACH_OFFERS) await sleep(clock, ATTACH_OFFER_MS);
   }
-  return `${device}: is attached and its connection lives`;
+  return `${device}: attached already, and its connection lives`;
+}
+
+/** A device that is in use never changes its size: the kernel could deadlock, and a file system would not notice. */
+function sizeOf(drive: DriveConnection, attached: Attached): string {
+  const size = showBytes(attached.sizeBytes);
+  if (drive.sizeBytes === attached.sizeBytes) return size;
+  return `${size} (${showBytes(drive.sizeBytes)} once it is detached and attached anew)`;
 }
 
 function refuseAnother(drive: DriveConnection, { backend, sizeBytes }: Attached): void {
   if (backend !== backendOf(drive)) {
     throw new UsageError(
-      `attached to another drive (${backend}), and ${drive.description} can't take its place; ` +
-        "detach it first, or choose another device",
+      `is attached to another volume (${backend}) than that of ${drive.description}; detach it ` +
+        "first, or choose another device",
     );
   }
   if (drive.sizeBytes < sizeBytes) {

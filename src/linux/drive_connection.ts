@@ -22,6 +22,8 @@ export interface ServerAddress {
   socket?: string;
   listen?: string;
   port: number;
+  /** With it TCP is in TLS. */
+  tlsCert?: string;
 }
 
 export class DriveConnection implements Disposable {
@@ -41,15 +43,13 @@ export class DriveConnection implements Disposable {
     this.volume = volume;
   }
 
-  /** Closes it here; true if the kernel goes on with it. */
-  isHeldByKernel(): boolean {
+  /** Closes it here, and looks whether the kernel goes on with it: a socket is listed as long as anybody holds it. */
+  letGo(): "the kernel has it" | "gone" {
     const { inode } = this.socket;
     this[Symbol.dispose]();
-    return ["unix", "tcp", "tcp6"].some((name) =>
-      readSystemFile(`/proc/net/${name}`)?.split("\n").some((line) =>
-        line.trim().split(/\s+/).includes(inode)
-      )
-    );
+    const lists = ["unix", "tcp", "tcp6"].map((name) => readSystemFile(`/proc/net/${name}`) ?? "");
+    const words = lists.join("\n").split(/\s+/);
+    return words.includes(inode) ? "the kernel has it" : "gone";
   }
 
   [Symbol.dispose](): void {
@@ -60,6 +60,12 @@ export class DriveConnection implements Disposable {
 
 /** Connects and negotiates; throws a UsageError that says why not, and where. */
 export async function connectToDrive(server: ServerAddress): Promise<DriveConnection> {
+  if (server.socket === undefined && server.tlsCert !== undefined) {
+    throw new UsageError(
+      "the kernel takes a connection in clear, and with tlscert the drive has none; " +
+        "allowed: with a line for socket (and one for port or listen, which keeps TCP)",
+    );
+  }
   const where = server.socket ?? `${server.listen} port ${server.port}`;
   try {
     const { family, address } = server.socket !== undefined

@@ -10,6 +10,7 @@
  * Promises: the chunks of a reply cover its range exactly, without overlap, and the last of them says so.
  */
 
+import { messageOf } from "../errors.ts";
 import { READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
@@ -46,6 +47,7 @@ interface Part {
 /** A read that is answered in pieces. */
 interface PiecewiseRead extends Cookie {
   piecesLeft: number;
+  /** Of the piece that failed last. */
   failure: NbdError | undefined;
   fail: (error: unknown) => NbdError;
 }
@@ -138,7 +140,8 @@ export class Reads {
       await this.#device.read(offset, data);
       parts = this.#partsOf(offset, length);
     } catch (error) {
-      read.failure ??= read.fail(error);
+      // several pieces may fail, each for a reason of its own; the same one is logged once a read
+      if (read.failure?.text !== messageOf(error)) read.failure = read.fail(error);
       parts = this.#salvage(offset, data, read.failure);
     }
     const isLast = --read.piecesLeft === 0;
