@@ -41,6 +41,8 @@ interface Open {
   asked: Asked;
   /** Of a structured reply to a read: ranges that came as content, in bytes from the disk's start. */
   ranges: [number, number][];
+  /** Others have the same cookie: whose chunks are whose can't be known. */
+  isAmbiguous: boolean;
   errno: number;
 }
 
@@ -59,7 +61,8 @@ class Replies {
     for (const asked of expected.requests) {
       const same = this.#open.get(asked.cookie) ?? [];
       this.#open.set(asked.cookie, same);
-      same.push({ asked, ranges: [], errno: 0 });
+      same.push({ asked, ranges: [], errno: 0, isAmbiguous: false });
+      for (const one of same) one.isAmbiguous = same.length > 1;
     }
   }
 
@@ -253,7 +256,8 @@ class Replies {
   }
 
   /** Content chunks don't overlap, and without an error they cover everything. */
-  #checkRanges({ asked, ranges, errno }: Open): void {
+  #checkRanges({ asked, ranges, errno, isAmbiguous }: Open): void {
+    if (isAmbiguous) return;
     const sorted = ranges.toSorted(([a], [b]) => a - b);
     let end = asked.offset;
     let covered = 0;
@@ -297,7 +301,7 @@ class Replies {
 }
 
 function fitsErrno(errnos: number[], errno: number): boolean {
-  return errno === 0 ? errnos.length === 0 : errnos.includes(errno);
+  return errnos.length === 0 ? errno === nbd.NBD_OK : errnos.includes(errno);
 }
 
 function show({ type, flags, offset, length, errnos }: Asked): string {

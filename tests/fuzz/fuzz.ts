@@ -156,6 +156,7 @@ class Life {
       name: seed.pick(["disk", "", "größe"]),
       sizeBytes,
       blockBytes: 4096,
+      isFastKnown: true,
       readOnly: seed.chance(0.1),
       bad: seed.chance(0.5) ? { start: 0, end: 0 } : { start: badStart, end: badStart + 5000 },
     };

@@ -18,6 +18,8 @@ export interface Disk {
   sizeBytes: number;
   blockBytes: number;
   readOnly: boolean;
+  /** What zeroing is fast is known: that of whole blocks; else any may be, or not. */
+  isFastKnown: boolean;
   /** No request that touches these bytes succeeds. */
   bad: { start: number; end: number };
 }
@@ -65,6 +67,8 @@ export interface Expected {
   device: (Change | "flush")[];
   /** "cut": the bytes can't be NBD, and replies that were owed may not come any more. */
   end: "cut" | "eof" | "disc" | "abort";
+  /** A change was asked for that the server may make or refuse. */
+  isOpen: boolean;
   /** What the client sent behind that, which nobody reads. */
   restBytes: number;
 }
@@ -103,6 +107,7 @@ class Reference {
     requests: [],
     device: [],
     end: "eof",
+    isOpen: false,
     restBytes: 0,
   };
   readonly #view: DataView;
@@ -275,7 +280,7 @@ class Reference {
   /** What a request may be refused with; none: it has to succeed. */
   #errnosOf({ type, flags, offset, length }: Asked): number[] {
     const errnos = new Set<number>();
-    const { sizeBytes, blockBytes, readOnly, bad } = this.disk;
+    const { sizeBytes, blockBytes, readOnly, isFastKnown, bad } = this.disk;
     const isPastEnd = offset + length > sizeBytes;
     const known = new Map([
       [nbd.NBD_CMD_READ, this.expected.structured ? nbd.NBD_CMD_FLAG_DF : 0],
@@ -299,7 +304,12 @@ class Reference {
       if (length > REQUEST_BYTES_MAX) errnos.add(nbd.NBD_EINVAL);
     }
     if (type === nbd.NBD_CMD_WRITE_ZEROES && (flags & nbd.NBD_CMD_FLAG_FAST_ZERO) && length > 0) {
-      if (offset % blockBytes !== 0 || length % blockBytes !== 0) errnos.add(nbd.NBD_ENOTSUP);
+      const isPartial = offset % blockBytes !== 0 || length % blockBytes !== 0;
+      if (isPartial || !isFastKnown) errnos.add(nbd.NBD_ENOTSUP);
+      if (!isFastKnown && errnos.size === 1) {
+        errnos.add(nbd.NBD_OK);
+        this.expected.isOpen = true;
+      }
     }
     if (type === nbd.NBD_CMD_BLOCK_STATUS) {
       if (!this.expected.blockStatus || length === 0) errnos.add(nbd.NBD_EINVAL);

@@ -162,7 +162,7 @@ const LENGTHS = [0, 1, 4095, 4096, 32 * MIB, 32 * MIB + 1, 2 ** 31, 2 ** 32 - 1]
 function makeRequest(seed: Seed, disk: Disk, index: number): Uint8Array {
   const type = seed.chance(0.97) ? seed.pick(COMMANDS) : seed.below(65536);
   const flags = seed.chance(0.8) ? 0 : seed.chance(0.9) ? 1 << seed.below(5) : seed.below(65536);
-  const cookie = (BigInt(seed.below(2 ** 32)) << 32n) | BigInt(index);
+  const cookie = cookieOf(seed, index);
   if (type === nbd.NBD_CMD_FLUSH && seed.chance(0.9)) return request(type, flags, cookie, 0n, 0);
   const isEdge = seed.chance(0.1);
   const length = isEdge ? edgeLength(seed, disk, type) : usualLength(seed);
@@ -175,12 +175,16 @@ function makeRequest(seed: Seed, disk: Disk, index: number): Uint8Array {
   return request(type, flags, cookie, offset, length, payload);
 }
 
+function cookieOf(seed: Seed, index: number): bigint {
+  return (BigInt(seed.below(2 ** 32)) << 32n) | BigInt(index);
+}
+
 /** Too large to be answered at once: in several chunks, if structured replies were agreed on. */
 function makeLargeRead(seed: Seed, disk: Disk, index: number): Uint8Array {
   const length = disk.sizeBytes - seed.below(disk.sizeBytes / 2);
   const flags = seed.chance(0.2) ? nbd.NBD_CMD_FLAG_DF : 0;
   const offset = BigInt(seed.below(disk.sizeBytes - length + 1));
-  return request(nbd.NBD_CMD_READ, flags, BigInt(index), offset, length);
+  return request(nbd.NBD_CMD_READ, flags, cookieOf(seed, index), offset, length);
 }
 
 /** 0 to 7, those that matter more often. */
