@@ -24,10 +24,14 @@ import {
   volumeName,
 } from "./src/config.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
+import { describeExport } from "./src/export_description.ts";
 import { LocalHost } from "./src/host.ts";
 import { BLOCK_BYTES } from "./src/limits.ts";
+import { attach, detach } from "./src/linux/attach.ts";
+import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
+import { TlsContext } from "./src/nbd/openssl.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { DrainProgress, showBytes } from "./src/progress.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
@@ -43,10 +47,14 @@ const HELP = `ElasticDrive ${manifest.version}: a disk in an S3 bucket, served o
 usage: elasticdrive [-c FILE] [--takeover]     serve the drive
        elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
        elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
+       elasticdrive [-c FILE] attach DEVICE    make the drive that is served /dev/nbd0, or another of these; after
+                                               a restart of the server, give that its connection back
+       elasticdrive [-c FILE] detach DEVICE    store what was written to it and let go of it [--force]
 
   -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
                       or, if there is none, a 1 GiB drive in ./elasticdrive-data
   --takeover          fence a writer that seems to be alive: it can store nothing more
+  --force             detach also what is in use, or has no server any more: what waits for it fails
   -h, --help          this text
   -V, --version       the version
 
@@ -54,12 +62,15 @@ Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second si
 Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
 writer, 4 stopped with data not stored.`;
 
-const WORDS = ["check", "check-config"] as const;
+const WORDS = ["check", "check-config", "attach", "detach"] as const;
 
 interface CommandLine {
   command: "serve" | typeof WORDS[number] | "help" | "version";
+  /** Of attach and detach. */
+  device: string;
   config?: string;
   takeover: boolean;
+  force: boolean;
 }
 
 function readCommandLine(args: string[]): CommandLine {
@@ -68,7 +79,7 @@ function readCommandLine(args: string[]): CommandLine {
   };
   const found = parseArgs(args, {
     string: ["config"],
-    boolean: ["help", "version", "takeover"],
+    boolean: ["help", "version", "takeover", "force"],
     alias: { c: "config", h: "help", V: "version" },
     unknown: (argument: string, option?: string) => {
       if (option !== undefined) refuse(argument);
@@ -77,15 +88,23 @@ function readCommandLine(args: string[]): CommandLine {
   });
   const words = found._.map(String);
   const command = WORDS.find((word) => word === words[0]);
-  const unknown = words[command === undefined ? 0 : 1];
+  const takesDevice = command === "attach" || command === "detach";
+  const unknown = words[command === undefined ? 0 : takesDevice ? 2 : 1];
   if (unknown !== undefined) refuse(unknown);
+  const device = words[1] ?? "";
+  if (takesDevice && device === "" && !found.help) {
+    throw new UsageError(`${command} takes a device: elasticdrive ${command} /dev/nbd0`);
+  }
+  if (found.force && command !== "detach") refuse("--force");
   if (found.config === "" || Array.isArray(found.config)) {
     throw new UsageError("-c takes the name of one configuration file");
   }
   return {
     command: found.help ? "help" : found.version ? "version" : command ?? "serve",
+    device,
     config: found.config,
     takeover: found.takeover,
+    force: found.force,
   };
 }
 
@@ -124,6 +143,12 @@ async function openBucket(
   return await RetryingBucket.open(placeOf(options), open, around);
 }
 
+/** Undefined when TCP is in clear. Throws a `UsageError` if a file is not what it should be. */
+function loadTls({ tlsCert, tlsKey, tlsCa }: Settings): TlsContext | undefined {
+  if (tlsCert === undefined || tlsKey === undefined) return undefined;
+  return new TlsContext({ certificate: tlsCert, key: tlsKey, clientAuthorities: tlsCa });
+}
+
 async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Deno.Listener[]> {
   const listeners: Deno.Listener[] = [];
   cleanUp.defer(() => listeners.forEach(closeListener));
@@ -139,12 +164,18 @@ function closeListener(listener: Deno.Listener): void {
 }
 
 /** The command that attaches the drive to the kernel. */
-function attachCommand(listener: Deno.Listener): string {
+function attachCommand(listener: Deno.Listener, { tlsCert, tlsCa }: Settings): string {
   const address = listener.addr;
-  const where = "hostname" in address
-    ? `${address.hostname} ${address.port}`
-    : `-unix ${(address as Deno.UnixAddr).path}`;
-  return `nbd-client -b ${BLOCK_BYTES} ${where} /dev/nbd0`;
+  if (!("hostname" in address)) {
+    return `nbd-client -b ${BLOCK_BYTES} -unix ${(address as Deno.UnixAddr).path} /dev/nbd0`;
+  }
+  const tls = tlsCert === undefined ? "" : " -cacertfile ca-cert.pem";
+  const own = tlsCa === undefined ? "" : " -certfile client-cert.pem -keyfile client-key.pem";
+  return `nbd-client -b ${BLOCK_BYTES}${tls}${own} ${address.hostname} ${address.port} /dev/nbd0`;
+}
+
+function isTcp(listener: Deno.Listener): boolean {
+  return listener.addr.transport === "tcp";
 }
 
 function showAddress(listener: Deno.Listener): string {
@@ -157,6 +188,8 @@ function showAddress(listener: Deno.Listener): string {
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
+  const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
+  const tls = loadTls(settings);
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
   const host = new LocalHost(systemClock, logger);
@@ -183,20 +216,24 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   bucket.startServing();
   const server = new NbdServer(volume, {
     exportName: volumeName(settings),
-    description: `ElasticDrive ${bucket.name}`,
+    description: describeExport(bucket.name, volume.info.uuid),
     readOnly: settings.readOnly,
     clock: systemClock,
     logger,
   });
-  for (const listener of listeners) server.serve(listener);
+  for (const listener of listeners) server.serve(listener, isTcp(listener) ? tls : undefined);
+  const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
-  drainOnSignal(server, volume, logger).then(ended.resolve);
+  drainOnSignal(server, volume, logger, () => manager.stopping(condition)).then(ended.resolve);
   const memory = memoryBytesMax(options, volume.info);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
-      `${bucket.name}, epoch ${volume.epoch}; next, as root: ${attachCommand(listeners[0])}`,
+      `${bucket.name}, epoch ${volume.epoch}; next, as root: ${
+        attachCommand(listeners[0], settings)
+      }`,
   );
+  manager.ready(condition);
   const code = await ended.promise;
   const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
   logger.info(
@@ -205,6 +242,17 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   );
   isHeld = code === EXIT_NOT_STORED;
   return code;
+}
+
+/** What systemd shows of a drive. */
+function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
+  const { unstoredBytes } = volume;
+  const { trouble } = bucket;
+  const unstored = unstoredBytes === 0
+    ? "everything is stored"
+    : `${showBytes(unstoredBytes)} not stored yet`;
+  const outage = trouble === undefined ? "" : `; waiting for ${bucket.name}: ${trouble}`;
+  return { status: unstored + outage, isBucketThere: trouble === undefined };
 }
 
 async function check(
@@ -223,7 +271,12 @@ async function check(
 }
 
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
-async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger): Promise<number> {
+async function drainOnSignal(
+  server: NbdServer,
+  volume: Volume,
+  logger: Logger,
+  onBegin: () => void,
+): Promise<number> {
   const signals = ["SIGTERM", "SIGINT"] as const;
   const next = () =>
     new Promise<void>((resolve) => {
@@ -234,6 +287,7 @@ async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger):
       for (const signal of signals) Deno.addSignalListener(signal, listener);
     });
   await next();
+  onBegin();
   const progress = new DrainProgress(systemClock, logger, Deno.stderr.isTerminal());
   const drained = (async () => {
     await server.close();
@@ -255,15 +309,24 @@ async function drainOnSignal(server: NbdServer, volume: Volume, logger: Logger):
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, config, takeover } = readCommandLine(args);
+  const { command, device, config, takeover, force } = readCommandLine(args);
   const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
   if (command === "help") return print(HELP), EXIT_CLEAN;
   if (command === "version") return print(`elasticdrive ${manifest.version}`), EXIT_CLEAN;
   const { settings, warning } = loadSettings(config);
   const logger = stderrLogger(settings.debug);
   if (warning) logger.warn(warning);
-  if (command === "check-config") return print(describe(settings).join("\n")), EXIT_CLEAN;
+  if (command === "check-config") {
+    loadTls(settings);
+    return print(describe(settings).join("\n")), EXIT_CLEAN;
+  }
   if (command === "check") return await check(settings, logger, print);
+  if (command === "attach") {
+    return print(await attach(device, settings, systemClock)), EXIT_CLEAN;
+  }
+  if (command === "detach") {
+    return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
+  }
   return await serve(settings, takeover, logger);
 }
 

@@ -165,7 +165,10 @@ function resolvePaths(values: Found["values"], folder: string): void {
   if (values.bucket?.kind === "directory") {
     values.bucket = { kind: "directory", path: resolve(folder, values.bucket.path) };
   }
-  if (values.socket) values.socket = resolve(folder, values.socket);
+  for (const field of ["socket", "tlsCert", "tlsKey", "tlsCa"] as const) {
+    const path = values[field];
+    if (path) values[field] = resolve(folder, path);
+  }
 }
 
 /** The rules that take more than one key. A key that is wrong by itself is not held against another. */
@@ -177,16 +180,7 @@ function checkTogether({ values, lines }: Found, mistakes: Mistakes): void {
       `[s3] BUCKET is missing: ${KEYS.bucket.doc}; allowed: ${KEYS.bucket.kind.allowed}`,
     );
   }
-  if (!lines.accessKeyId !== !lines.secretAccessKey) {
-    const [given, missing]: Field[] = lines.accessKeyId
-      ? ["accessKeyId", "secretAccessKey"]
-      : ["secretAccessKey", "accessKeyId"];
-    mistakes.add(
-      lines[given],
-      `${KEYS[given].name} is given without ${KEYS[missing].name}; allowed: both, or neither for ` +
-        KEYS[missing].absent,
-    );
-  }
+  checkPair("accessKeyId", "secretAccessKey", lines, mistakes);
   if (bucket?.kind === "directory") {
     for (const field of S3_ONLY.filter((f) => lines[f])) {
       const { name } = KEYS[field];
@@ -215,6 +209,57 @@ function checkTogether({ values, lines }: Found, mistakes: Mistakes): void {
     const allowed = `a path of at most ${SOCKET_PATH_BYTES_MAX} bytes`;
     mistakes.add(lines.socket, `socket can't be "${socket}"; allowed: ${allowed}`);
   }
+  checkWhoMayConnect({ values, lines }, mistakes);
+}
+
+function checkPair(one: Field, other: Field, lines: Found["lines"], mistakes: Mistakes): void {
+  if (!lines[one] === !lines[other]) return;
+  const [given, missing] = lines[one] ? [one, other] : [other, one];
+  mistakes.add(
+    lines[given],
+    `${KEYS[given].name} is given without ${KEYS[missing].name}; allowed: both, or neither for ` +
+      KEYS[one].absent,
+  );
+}
+
+/** Nobody opens the disk to a network by mistake, and no line about that is without effect. */
+function checkWhoMayConnect({ values, lines }: Found, mistakes: Mistakes): void {
+  checkPair("tlsCert", "tlsKey", lines, mistakes);
+  if (lines.tlsCa && !lines.tlsCert) {
+    mistakes.add(lines.tlsCa, "tlsca is given without tlscert and tlskey; allowed: all three");
+  }
+  if (lines.tlsCert && !isTcp({ values, lines })) {
+    mistakes.add(
+      lines.tlsCert,
+      "tlscert means nothing to a socket, which only its owner can open; " +
+        "allowed: with port or listen, which add TCP",
+    );
+  }
+  if (lines.tlsCert && values.insecure) {
+    mistakes.add(lines.insecure, "insecure means nothing with tlscert; remove one of them");
+  }
+  const { listen } = values;
+  if (listen && !isLoopback(listen) && !lines.tlsCert && !values.insecure) {
+    mistakes.add(
+      lines.listen,
+      `listen can't be ${listen} as it is: whoever reaches it could read and write the disk; ` +
+        "allowed: 127.0.0.1, ::1 or localhost; or with tlscert and tlskey; or with insecure = yes",
+    );
+  }
+}
+
+/**
+ * TCP would open the disk to every user of the machine, the socket only to its owner: so who asks for
+ * the socket gets no TCP unless a line of the file says so.
+ */
+function isTcp({ values, lines }: Found): boolean {
+  return !values.socket || !!lines.listen || !!lines.port;
+}
+
+/** Whether only this machine can reach an address; of a name only "localhost" is known. */
+function isLoopback(host: string): boolean {
+  const name = URL.parse(`http://${host.includes(":") ? `[${host}]` : host}`)?.hostname ?? "";
+  return name === "localhost" || name === "[::1]" || /^127\.\d+\.\d+\.\d+$/.test(name);
 }
 
 /** Applies the defaults, those of the table and those that depend on another key. */
@@ -223,14 +268,11 @@ function settle({ values: given, lines }: Found, file?: string): Settings {
   const { bucket } = values;
   // A certificate for *.s3.amazonaws.com covers no bucket with a dot in its name.
   const isDotted = bucket.kind === "s3" && bucket.name.includes(".");
-  // TCP would open the disk to every user of the machine, the socket only to its owner: so who asks for
-  // the socket gets no TCP unless a line of the file says so.
-  const isTcp = !values.socket || lines.listen || lines.port;
   return {
     ...values,
     prefix: values.prefix ?? "",
     pathStyle: values.pathStyle ?? (values.endpoint !== undefined || isDotted),
-    listen: isTcp ? values.listen : undefined,
+    listen: isTcp({ values, lines }) ? values.listen : undefined,
     ioTimeoutMs: values.ioTimeoutMs || undefined,
     file,
     lines,
@@ -282,8 +324,8 @@ export interface ConfigFile {
 
 /**
  * The file to read: `explicit` (from -c) and no other, else config.ini beside the executable, else
- * config.ini in the working directory, else undefined. Throws a `UsageError` if `explicit` is missing or
- * a file that is there can't be read.
+ * config.ini in the working directory, else undefined. Its path is free of symbolic links. Throws a `UsageError` if
+ * `explicit` is missing or a file that is there can't be read.
  */
 export function findConfig(
   explicit: string | undefined,
@@ -293,8 +335,10 @@ export function findConfig(
   const places = [join(executableDir, "config.ini"), join(cwd, "config.ini")];
   for (const path of explicit === undefined ? places : [resolve(cwd, explicit)]) {
     try {
-      const text = Deno.readTextFileSync(path);
-      return { path, text, warning: readableByOthers(path, text) };
+      // a symbolic link leads to the folder that relative paths begin at
+      const real = Deno.realPathSync(path);
+      const text = readHandedOver(real) ?? Deno.readTextFileSync(real);
+      return { path: real, text, warning: readableByOthers(real, text) };
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) {
         throw new UsageError(`${path}: can't be read: ${messageOf(error)}`);
@@ -303,6 +347,18 @@ export function findConfig(
     }
   }
   return undefined;
+}
+
+/** A file that only root may read: systemd hands it to the service under the same name (systemd.exec(5), LoadCredential=). */
+function readHandedOver(path: string): string | undefined {
+  const folder = Deno.env.get("CREDENTIALS_DIRECTORY");
+  if (!folder) return undefined;
+  try {
+    return Deno.readTextFileSync(join(folder, basename(path)));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
 }
 
 function readableByOthers(path: string, text: string): string | undefined {

@@ -44,6 +44,10 @@ export interface Values {
   readonly cacheStripes: number;
   readonly cacheTtlMs: number;
   readonly listen: string;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly tlsCa?: string;
+  readonly insecure: boolean;
   readonly socket?: string;
   readonly readOnly: boolean;
   readonly ioTimeoutMs: number;
@@ -302,6 +306,22 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
   listen: server("listen", hostname, {
     default: "127.0.0.1",
     doc: "address to listen on; 0.0.0.0 is all of IPv4, :: is all",
+  }),
+  tlsCert: server("tlscert", path, {
+    absent: "TCP in clear",
+    doc: "certificate of this server, PEM; with it TCP connections must use TLS",
+  }),
+  tlsKey: server("tlskey", path, {
+    absent: "none",
+    doc: "private key of the certificate in tlscert, PEM",
+  }),
+  tlsCa: server("tlsca", path, {
+    absent: "a client needs no certificate",
+    doc: "authorities, PEM, one of which must have signed a client's certificate",
+  }),
+  insecure: server("insecure", boolean, {
+    default: "no",
+    doc: "listen without TLS on an address that other machines can reach",
   }),
   socket: server("socket", path, {
     absent: "none",

@@ -25,17 +25,31 @@ export const VOLUME_BYTES_DEFAULT = GIB;
 
 /** Largest payload of one request: what clients assume when nothing is advertised (proto.md, "Block sizes"). */
 export const REQUEST_BYTES_MAX = 32 * MIB;
-/** Connections at once; the kernel opens one, nbdcopy and fio four or eight. */
+/** Connections at once that are past their handshake; the kernel opens one, nbdcopy and fio four or eight. */
 export const CONNECTIONS_MAX = 16;
+/** Connections at once in the handshake; past it the oldest gives way. A handshake is over in milliseconds. */
+export const HANDSHAKES_MAX = 16;
+/**
+ * A connection that has been stalled, or at its end, for so long gives its place to a new one: the kernel may have
+ * left it. While S3 is away the kernel attaches anew every `timeout` seconds, mostly 30.
+ */
+export const STUCK_MS_MIN = 30_000;
+/** More than Linux keeps of one connection unread at both ends (tcp_rmem and tcp_wmem: 6 + 4 MiB). */
+export const SOCKET_BYTES_MAX = 16 * MIB;
 /** A client that has not finished its handshake by then is cut off. */
 export const HANDSHAKE_MS_MAX = 30_000;
+/**
+ * Options of one handshake; clients send five or so. What is answered to so many fits a socket's buffer (208 KiB), so
+ * that a client that reads no answer never stops a write: Deno can't end one that has begun.
+ */
+export const OPTIONS_MAX = 64;
 /** Names and messages (proto.md, "Values": strings), so a longer option is refused unread. */
 export const OPTION_BYTES_MAX = 16 * KIB;
 /** Payloads and replies that all connections together hold in memory; past it they stop reading. */
 export const IN_FLIGHT_BYTES_MAX = 64 * MIB;
 /** What a connection may have in flight even then. */
 export const SMALL_REQUEST_BYTES = MIB;
-/** Requests of one connection that wait for the bucket; the kernel sends 128 at most. */
+/** Requests of one connection that wait for the bucket; the kernel sends 128 at most. All together: 16 times that. */
 export const IN_FLIGHT_REQUESTS_MAX = 1024;
 /**
  * What one read of a socket may bring: a request of 256 KiB and most of the next, or thousands of small ones. More
@@ -50,10 +64,28 @@ export const EXTENTS_MAX = 8192;
 export const READ_CHUNK_BYTES_MAX = 2 * MIB;
 /** What we say to people, names and reasons; nbd-client does not read an option reply of 4,096 bytes. */
 export const TEXT_BYTES_MAX = 1024;
+/** TLS bytes that are read, and bytes that are encrypted, at a time. */
+export const TLS_READ_BYTES = 128 * KIB;
+export const TLS_WRITE_BYTES = 256 * KIB;
+/** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
+export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
 export const DRAIN_MS_MAX = 10_000;
 /** After its last reply a client has this long to close its own side; see `Transmission`. */
 export const LINGER_MS_MAX = 1_000;
+
+// ---- attaching to the kernel
+
+/** The server answers a handshake at once, unless it is still opening the volume. */
+export const ATTACH_ANSWER_S = 30;
+/**
+ * How long a request waits for a server that is gone before it fails: a year, which is for ever. A file system whose
+ * write fails is worse off than one that waits; `detach --force` ends the waiting.
+ */
+export const ATTACH_DEAD_CONNECTION_S = 365 * 86_400;
+/** A dead connection is known as dead within milliseconds; three offers of another one make sure. */
+export const ATTACH_OFFERS = 3;
+export const ATTACH_OFFER_MS = 300;
 
 // ---- the volume
 
@@ -166,7 +198,19 @@ export const STALE_TEMP_MS = 3_600_000;
 
 // ---- memory
 
-/** Of a connection: what it reads into, and two buffers of replies, one filling while the other is sent. */
-export const CONNECTION_BYTES_MAX = RECEIVE_BUFFER_BYTES + 2 * REPLY_BUFFER_BYTES;
+/** Of a connection: what it reads into, two buffers of replies, one filling while the other is sent, and TLS. */
+export const CONNECTION_BYTES_MAX = RECEIVE_BUFFER_BYTES + 2 * REPLY_BUFFER_BYTES + TLS_BYTES_MAX;
 /** Deno with this program loaded, and what it has collected but not yet given back. */
 export const RUNTIME_BYTES = 256 * MIB;
+
+// ---- systemd
+
+/** What the service does is told this often, if it has changed; a drain that goes on as often. */
+export const STATUS_EVERY_MS = 5_000;
+/** An opening that goes on has so long until it must say so again. */
+export const START_EXTENSION_MS = 60_000;
+/**
+ * A stop goes on for so long without the bucket, then what is not stored is given up: as TimeoutStopSec= in
+ * systemd/elasticdrive@.service. An outage of ten minutes is survived, with room to spare.
+ */
+export const STOP_PATIENCE_MS = 15 * 60_000;

@@ -2,7 +2,9 @@
 import {
   CONNECTION_BYTES_MAX,
   CONNECTIONS_MAX,
+  HANDSHAKES_MAX,
   IN_FLIGHT_BYTES_MAX,
+  RECEIVE_BUFFER_BYTES,
   REQUEST_BYTES_MAX,
   RUNTIME_BYTES,
   SMALL_REQUEST_BYTES,
@@ -13,6 +15,7 @@ import type { VolumeInfo } from "./volume/volume_info.ts";
 /** Bytes that the whole process takes, at most. */
 export function memoryBytesMax(options: VolumeOptions, info: VolumeInfo): number {
   const requests = IN_FLIGHT_BYTES_MAX + REQUEST_BYTES_MAX +
-    CONNECTIONS_MAX * (SMALL_REQUEST_BYTES + CONNECTION_BYTES_MAX);
+    CONNECTIONS_MAX * (SMALL_REQUEST_BYTES + CONNECTION_BYTES_MAX) +
+    HANDSHAKES_MAX * RECEIVE_BUFFER_BYTES;
   return RUNTIME_BYTES + Volume.memoryBytesMax(options, info) + requests;
 }

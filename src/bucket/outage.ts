@@ -36,6 +36,11 @@ export class Outage {
     return request;
   }
 
+  /** Why the bucket does not serve; undefined while it does. */
+  get trouble(): string | undefined {
+    return this.#stuck > 0 ? this.#reason : undefined;
+  }
+
   tryFailed(request: PendingRequest, error: UnavailableError): void {
     const failingMs = this.clock.monotonic() - request.madeMs;
     const isStuck = request.isStuck || error.permanent || failingMs >= OUTAGE_MS_MIN;

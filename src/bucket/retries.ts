@@ -69,6 +69,11 @@ export class Retries {
     this.#serving = true;
   }
 
+  /** Why the bucket does not serve; undefined while it does. */
+  get trouble(): string | undefined {
+    return this.#outage.trouble;
+  }
+
   /** Rejects every request that waits, and all that come. */
   close(): void {
     this.#closed = true;

@@ -57,6 +57,11 @@ export class RetryingBucket implements Bucket {
     return { ...this.#counts, retries: this.#retries.count };
   }
 
+  /** Why the bucket does not serve; undefined while it does. */
+  get trouble(): string | undefined {
+    return this.#retries.trouble;
+  }
+
   async get(key: string, range?: ByteRange, signal?: AbortSignal): Promise<FoundObject | null> {
     const request = { what: `read ${key}`, bytes: range?.length ?? TRY_BYTES_UNKNOWN };
     const found = await this.#retries.run(request, (s) => this.#inner.get(key, range, s), signal);

@@ -5,11 +5,11 @@
  * Promises: every option gets the reply that proto.md asks for, and negotiation goes on after an error;
  * a client that breaks a rule after which that is impossible is a `ProtocolError`. Data of an option is
  * never held beyond OPTION_BYTES_MAX.
- * Assumes: the caller bounds the time (HANDSHAKE_MS_MAX) by closing the connection. A client that sends on
- * without reading replies stops itself: the next option is read after the reply to this one is sent.
+ * Assumes: the caller bounds the time (HANDSHAKE_MS_MAX) by closing the connection. That ends reads, but no
+ * write: so no more than OPTIONS_MAX options are answered, each in one write.
  */
 
-import { OPTION_BYTES_MAX, REQUEST_BYTES_MAX } from "../limits.ts";
+import { OPTION_BYTES_MAX, OPTIONS_MAX, REQUEST_BYTES_MAX } from "../limits.ts";
 import {
   CLIENT_FLAGS_BYTES,
   encodeExport,
@@ -45,9 +45,11 @@ import {
   NBD_OPT_LIST,
   NBD_OPT_LIST_META_CONTEXT,
   NBD_OPT_SET_META_CONTEXT,
+  NBD_OPT_STARTTLS,
   NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
   NBD_REP_ERR_INVALID,
+  NBD_REP_ERR_TLS_REQD,
   NBD_REP_ERR_TOO_BIG,
   NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
@@ -55,7 +57,8 @@ import {
   NBD_REP_META_CONTEXT,
   NBD_REP_SERVER,
 } from "./constants.ts";
-import { type ReceiveBuffer, writeAll } from "./socket.ts";
+import { type ReceiveBuffer, type Socket, writeAll } from "./socket.ts";
+import { TlsSocket } from "./tls.ts";
 
 /** The one disk that is offered, under its name and under "", the name of the default export. */
 export interface Export {
@@ -75,17 +78,19 @@ type Next = "haggle" | "transmission" | "end";
  * Throws `ProtocolError`, or what the socket throws.
  */
 export async function negotiate(
-  conn: Deno.Conn,
+  conn: Socket,
   received: ReceiveBuffer,
   offered: Export,
 ): Promise<Session | undefined> {
   await writeAll(conn, encodeGreeting());
   if (!(await received.require(conn, CLIENT_FLAGS_BYTES))) return undefined;
   const handshake = new Handshake(conn, received, offered, takeClientFlags(received));
-  for (;;) {
+  for (let options = 0; options < OPTIONS_MAX; options++) {
     const next = await handshake.haggle();
+    await handshake.sendReplies();
     if (next !== "haggle") return next === "transmission" ? handshake.session : undefined;
   }
+  throw new ProtocolError(`a handshake may have ${OPTIONS_MAX} options at most`);
 }
 
 function takeClientFlags(received: ReceiveBuffer): number {
@@ -98,16 +103,18 @@ function takeClientFlags(received: ReceiveBuffer): number {
 }
 
 class Handshake {
-  readonly #conn: Deno.Conn;
+  readonly #conn: Socket;
   readonly #received: ReceiveBuffer;
   readonly #offered: Export;
   readonly #clientFlags: number;
+  /** To the present option. */
+  readonly #replies: Uint8Array<ArrayBuffer>[] = [];
   /** What holds if transmission begins now. */
   readonly session: Session;
   /** The export for which base:allocation was selected, as the client named it. */
   #contextOf: string | undefined = undefined;
 
-  constructor(conn: Deno.Conn, received: ReceiveBuffer, offered: Export, clientFlags: number) {
+  constructor(conn: Socket, received: ReceiveBuffer, offered: Export, clientFlags: number) {
     this.#conn = conn;
     this.#received = received;
     this.#offered = offered;
@@ -135,29 +142,60 @@ class Handshake {
     return await this.#answer(header.option, data);
   }
 
+  /** In clear on a socket that offers TLS: all but asking for it, or leaving, is refused ("FORCEDTLS mode"). */
+  get #needsTls(): boolean {
+    return this.#conn instanceof TlsSocket && !this.#conn.isSecure;
+  }
+
   async #answer(option: number, data: Uint8Array): Promise<Next> {
+    if (this.#needsTls && option !== NBD_OPT_STARTTLS && option !== NBD_OPT_ABORT) {
+      return this.#refuseInClear(option);
+    }
     switch (option) {
       case NBD_OPT_EXPORT_NAME:
         return await this.#exportName(data);
       case NBD_OPT_ABORT:
         return await this.#abort();
       case NBD_OPT_LIST:
-        return await this.#list(data);
+        return this.#list(data);
       case NBD_OPT_INFO:
       case NBD_OPT_GO:
-        return await this.#infoOrGo(option, data);
+        return this.#infoOrGo(option, data);
       case NBD_OPT_STRUCTURED_REPLY:
-        return await this.#structuredReply(data);
+        return this.#structuredReply(data);
       case NBD_OPT_LIST_META_CONTEXT:
       case NBD_OPT_SET_META_CONTEXT:
-        return await this.#metaContext(option, data);
-      default:
-        return await this.#refuse(
-          option,
-          NBD_REP_ERR_UNSUP,
-          "this server does not know the option",
-        );
+        return this.#metaContext(option, data);
+      case NBD_OPT_STARTTLS:
+        if (this.#conn instanceof TlsSocket) return await this.#startTls(this.#conn, data);
     }
+    return this.#refuse(option, NBD_REP_ERR_UNSUP, "this server does not know the option");
+  }
+
+  #refuseInClear(option: number): Next {
+    if (option === NBD_OPT_EXPORT_NAME) {
+      throw new ProtocolError(
+        "NBD_OPT_EXPORT_NAME: this server requires NBD_OPT_STARTTLS before it",
+      );
+    }
+    const text = "this server requires TLS: NBD_OPT_STARTTLS must come before any other option";
+    return this.#refuse(option, NBD_REP_ERR_TLS_REQD, text);
+  }
+
+  /** No state is to be forgotten: in clear nothing could be negotiated. */
+  async #startTls(conn: TlsSocket, data: Uint8Array): Promise<Next> {
+    if (conn.isSecure || data.length > 0) {
+      const text = conn.isSecure ? "TLS is on already" : "NBD_OPT_STARTTLS takes no data";
+      return this.#refuse(NBD_OPT_STARTTLS, NBD_REP_ERR_INVALID, text);
+    }
+    if (this.#received.length > 0) {
+      // Whoever sits between could have put it there, to be taken for what the client said in TLS.
+      throw new ProtocolError("NBD_OPT_STARTTLS: something follows it in clear");
+    }
+    this.#reply(NBD_OPT_STARTTLS, NBD_REP_ACK);
+    await this.sendReplies();
+    await conn.startTls();
+    return "haggle";
   }
 
   async #exportName(data: Uint8Array): Promise<Next> {
@@ -177,28 +215,28 @@ class Handshake {
     return "end";
   }
 
-  async #list(data: Uint8Array): Promise<Next> {
-    if (data.length > 0) return await this.#refuseData(NBD_OPT_LIST);
+  #list(data: Uint8Array): Next {
+    if (data.length > 0) return this.#refuseData(NBD_OPT_LIST);
     const server = encodeServer(this.#offered.name, this.#offered.description);
-    await this.#reply(NBD_OPT_LIST, NBD_REP_SERVER, server);
-    await this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
+    this.#reply(NBD_OPT_LIST, NBD_REP_SERVER, server);
+    this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
     return "haggle";
   }
 
-  async #infoOrGo(option: number, data: Uint8Array): Promise<Next> {
+  #infoOrGo(option: number, data: Uint8Array): Next {
     const wanted = parseExportRequest(data);
     if (wanted === undefined) {
-      return await this.#refuse(
+      return this.#refuse(
         option,
         NBD_REP_ERR_INVALID,
         "the lengths in the option don't add up",
       );
     }
     if (!this.#isOffered(wanted.name)) {
-      return await this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
+      return this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
     }
-    for (const info of this.#infos(wanted.infos)) await this.#reply(option, NBD_REP_INFO, info);
-    await this.#reply(option, NBD_REP_ACK);
+    for (const info of this.#infos(wanted.infos)) this.#reply(option, NBD_REP_INFO, info);
+    this.#reply(option, NBD_REP_ACK);
     return option === NBD_OPT_GO ? this.#begin(wanted.name) : "haggle";
   }
 
@@ -209,15 +247,15 @@ class Handshake {
   }
 
   /** A second time changes nothing and is no mistake. */
-  async #structuredReply(data: Uint8Array): Promise<Next> {
-    if (data.length > 0) return await this.#refuseData(NBD_OPT_STRUCTURED_REPLY);
+  #structuredReply(data: Uint8Array): Next {
+    if (data.length > 0) return this.#refuseData(NBD_OPT_STRUCTURED_REPLY);
     this.session.structuredReplies = true;
-    await this.#reply(NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
+    this.#reply(NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
     return "haggle";
   }
 
   /** "Metadata querying": which contexts there are, or which to use; there is one, base:allocation. */
-  async #metaContext(option: number, data: Uint8Array): Promise<Next> {
+  #metaContext(option: number, data: Uint8Array): Next {
     const isSelection = option === NBD_OPT_SET_META_CONTEXT;
     if (isSelection) this.#contextOf = undefined;
     const wanted = parseMetaContextRequest(data);
@@ -229,20 +267,20 @@ class Handshake {
       ? "a query consists of a namespace, a colon and a name"
       : undefined;
     if (wanted === undefined || mistake !== undefined) {
-      return await this.#refuse(option, NBD_REP_ERR_INVALID, mistake!);
+      return this.#refuse(option, NBD_REP_ERR_INVALID, mistake!);
     }
     const { exportName, queries } = wanted;
     if (!this.#isOffered(exportName)) {
-      return await this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
+      return this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
     }
     const found = queries.includes(BASE_ALLOCATION) ||
       (!isSelection && (queries.length === 0 || queries.includes("base:")));
     if (found) {
       if (isSelection) this.#contextOf = exportName;
       const context = encodeMetaContext(isSelection ? BASE_ALLOCATION_ID : 0, BASE_ALLOCATION);
-      await this.#reply(option, NBD_REP_META_CONTEXT, context);
+      this.#reply(option, NBD_REP_META_CONTEXT, context);
     }
-    await this.#reply(option, NBD_REP_ACK);
+    this.#reply(option, NBD_REP_ACK);
     return "haggle";
   }
 
@@ -276,20 +314,28 @@ class Handshake {
     }
     if (!(await this.#received.skip(this.#conn, header.length))) return "end";
     if (header.option === NBD_OPT_ABORT) return await this.#abort();
+    if (this.#needsTls) return this.#refuseInClear(header.option);
     const text = `option data may have ${OPTION_BYTES_MAX} bytes at most`;
-    return await this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
+    return this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
   }
 
-  async #refuseData(option: number): Promise<Next> {
-    return await this.#refuse(option, NBD_REP_ERR_INVALID, "the option takes no data");
+  #refuseData(option: number): Next {
+    return this.#refuse(option, NBD_REP_ERR_INVALID, "the option takes no data");
   }
 
-  async #refuse(option: number, type: number, text: string): Promise<Next> {
-    await this.#reply(option, type, encodeText(text));
+  #refuse(option: number, type: number, text: string): Next {
+    this.#reply(option, type, encodeText(text));
     return "haggle";
   }
 
-  async #reply(option: number, type: number, data?: Uint8Array): Promise<void> {
-    await writeAll(this.#conn, encodeOptionReply(option, type, data));
+  #reply(option: number, type: number, data?: Uint8Array): void {
+    this.#replies.push(encodeOptionReply(option, type, data));
+  }
+
+  /** Sends the replies to the option that was taken last. */
+  async sendReplies(): Promise<void> {
+    if (this.#replies.length === 0) return;
+    const replies = await new Blob(this.#replies.splice(0)).bytes();
+    await writeAll(this.#conn, replies);
   }
 }

@@ -4,13 +4,19 @@
  * Counted are payloads of writes and replies of reads that don't pass through a connection's own
  * buffers: those that wait for the device, and those too large for the buffers. Promises:
  *
- * - In all they stay under IN_FLIGHT_BYTES_MAX, one request, and SMALL_REQUEST_BYTES a connection.
- * - A connection that holds nothing may always begin a small request, and none may take more than half of the
- *   limit: what one client that never reads its replies has piled up keeps nobody waiting.
+ * - In all they stay under IN_FLIGHT_BYTES_MAX, one request, and SMALL_REQUEST_BYTES for each of CONNECTIONS_MAX.
+ * - A connection that holds nothing may begin a small request, and none may take more than half of the limit:
+ *   what one client that never reads its replies has piled up keeps nobody waiting. Only connections that
+ *   have ended and whose requests the device still has can take that room as well.
  * - A connection that may not begin one is told when to look again.
  */
 
-import { IN_FLIGHT_BYTES_MAX, SMALL_REQUEST_BYTES } from "../limits.ts";
+import {
+  CONNECTIONS_MAX,
+  IN_FLIGHT_BYTES_MAX,
+  IN_FLIGHT_REQUESTS_MAX,
+  SMALL_REQUEST_BYTES,
+} from "../limits.ts";
 
 /** What one connection holds. */
 export class Share {
@@ -40,9 +46,11 @@ export class InFlight {
 
   /** Whether the connection with this share has to wait before it begins a request of so many bytes. */
   mustWait(share: Share, requestBytes: number): boolean {
-    if (share.bytes >= this.#limit / 2) return true;
-    const isFull = this.#bytes >= this.#limit;
-    return isFull && (share.bytes > 0 || requestBytes > SMALL_REQUEST_BYTES);
+    if (share.requests >= IN_FLIGHT_REQUESTS_MAX || share.bytes >= this.#limit / 2) return true;
+    if (this.#requests >= CONNECTIONS_MAX * IN_FLIGHT_REQUESTS_MAX) return true;
+    if (this.#bytes < this.#limit) return false;
+    return share.bytes > 0 || requestBytes > SMALL_REQUEST_BYTES ||
+      this.#bytes >= this.#limit + CONNECTIONS_MAX * SMALL_REQUEST_BYTES;
   }
 
   /** Calls `again` once, when something was released. */
@@ -58,6 +66,10 @@ export class InFlight {
   releaseBytes(share: Share, bytes: number): void {
     share.bytes -= bytes;
     this.#bytes -= bytes;
+    this.#wake();
+  }
+
+  #wake(): void {
     if (this.#waiting.size === 0) return;
     const waiting = this.#waiting;
     this.#waiting = new Set();
@@ -72,5 +84,6 @@ export class InFlight {
   requestEnds(share: Share): void {
     share.requests--;
     this.#requests--;
+    this.#wake();
   }
 }

@@ -6,20 +6,26 @@
  * full, wait behind it as they are.
  *
  * Promises: each reply leaves whole and once; memory is two buffers of REPLY_BUFFER_BYTES and what was
- * added. After a failed write nothing more is sent, what was queued is given back, and `failed` says so.
+ * added. After a failed write nothing more is sent, what was queued is given back, and `failed` says so: nothing
+ * may be reserved any more, and no buffer is held.
  * Assumes: what is reserved is filled in the same turn.
  */
 
 import { REPLY_BUFFER_BYTES } from "../limits.ts";
-import { writeAll } from "./socket.ts";
+import { type Socket, writeAll } from "./socket.ts";
 
 /** A reply up to this size is copied to leave with others; copying more costs more than a write. */
 const JOIN_BYTES_MAX = 64 * 1024;
 
 class Buffer {
-  readonly bytes = new Uint8Array(REPLY_BUFFER_BYTES);
-  readonly view = new DataView(this.bytes.buffer);
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly view: DataView;
   used = 0;
+
+  constructor(length: number) {
+    this.bytes = new Uint8Array(length);
+    this.view = new DataView(this.bytes.buffer);
+  }
 }
 
 interface OwnBuffer {
@@ -28,16 +34,18 @@ interface OwnBuffer {
 }
 
 export class ReplyQueue {
-  #collecting = new Buffer();
-  #resting = new Buffer();
+  #collecting = new Buffer(REPLY_BUFFER_BYTES);
+  #resting = new Buffer(REPLY_BUFFER_BYTES);
   readonly #own: OwnBuffer[] = [];
   #writing = false;
   #onIdle: (() => void)[] = [];
   /** Why no reply can be sent any more. */
   failed: unknown = undefined;
+  /** How many have ended. */
+  writes = 0;
 
   /** `onProgress` is called after every write: there may be room where there was none. */
-  constructor(readonly conn: Deno.Conn, readonly onProgress: () => void) {}
+  constructor(readonly conn: Socket, readonly onProgress: () => void) {}
 
   /** The buffer in which `reserve` reserves, until the next `reserve` or `send`. */
   get bytes(): Uint8Array<ArrayBuffer> {
@@ -110,6 +118,7 @@ export class ReplyQueue {
         // what collects from now on was added before any that gets a buffer of its own later
         const ownIsNext = this.#own.length > 0;
         if (this.#collecting.used > 0) await this.#writeCollected();
+        this.writes++;
         this.onProgress();
         if (!ownIsNext) continue;
         const own = this.#own.shift()!;
@@ -118,10 +127,11 @@ export class ReplyQueue {
         } finally {
           own.onGone();
         }
+        this.writes++;
         this.onProgress();
       }
     } catch (error) {
-      this.#fail(error);
+      this.fail(error);
     }
     this.#writing = false;
     for (const resolve of this.#onIdle.splice(0)) resolve();
@@ -135,9 +145,11 @@ export class ReplyQueue {
     full.used = 0;
   }
 
-  #fail(error: unknown): void {
-    this.failed = error;
-    this.#collecting.used = this.#resting.used = 0;
+  /** Gives up what is queued, and everything that may still be added. */
+  fail(reason: unknown): void {
+    if (this.failed !== undefined) return;
+    this.failed = reason;
+    this.#collecting = this.#resting = new Buffer(0);
     for (const own of this.#own.splice(0)) own.onGone();
     this.onProgress();
   }

@@ -13,16 +13,18 @@
 import { parseRequest, Request } from "./codec.ts";
 import { NBD_CMD_WRITE, REQUEST_HEADER_BYTES } from "./constants.ts";
 import type { InFlight, Share } from "./in_flight.ts";
-import type { ReceiveBuffer } from "./socket.ts";
+import { ReceiveBuffer, type Socket } from "./socket.ts";
 
 export class RequestReader {
   /** The request whose header arrived last; the same object for every one. */
   readonly request = new Request();
   /** No more will be read: the stream has ended. */
   hasEnded = false;
+  /** How many were read. */
+  bytes = 0;
 
-  readonly #conn: Deno.Conn;
-  readonly #received: ReceiveBuffer;
+  readonly #conn: Socket;
+  #received: ReceiveBuffer;
   readonly #inFlight: InFlight;
   readonly #share: Share;
   /** `request` is one that is not finished. */
@@ -32,7 +34,7 @@ export class RequestReader {
   #ownPayload: Uint8Array | undefined = undefined;
   #ownFilled = 0;
 
-  constructor(conn: Deno.Conn, received: ReceiveBuffer, inFlight: InFlight, share: Share) {
+  constructor(conn: Socket, received: ReceiveBuffer, inFlight: InFlight, share: Share) {
     this.#conn = conn;
     this.#received = received;
     this.#inFlight = inFlight;
@@ -97,6 +99,7 @@ export class RequestReader {
     const space = own?.subarray(this.#ownFilled) ??
       this.#received.space(this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES);
     const count = await this.#conn.read(space);
+    this.bytes += count ?? 0;
     if (count === null) this.hasEnded = true;
     else if (own === undefined) this.#received.end += count;
     else this.#ownFilled += count;
@@ -108,6 +111,12 @@ export class RequestReader {
     this.#hasHeader = false;
     this.#payloadBytes = 0;
     this.#releaseOwn();
+  }
+
+  /** Reads no more, and gives up the buffer. */
+  close(): void {
+    this.discard();
+    this.#received = new ReceiveBuffer(0);
   }
 
   #releaseOwn(): void {

@@ -3,11 +3,15 @@
  *
  * The life of a connection is `#live`: handshake under a deadline, then transmission, then gone. What goes
  * wrong on one connection is logged once and stays there.
+ *
+ * Who keeps others out gives way: of too many in the handshake the oldest; of too many past it the one that has
+ * been stuck longest, if that is STUCK_MS_MIN or more. So neither clients that say nothing nor connections that
+ * the kernel has left, with requests that wait for the bucket, keep it from attaching again.
  */
 
 import type { Clock } from "../clock.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { CONNECTIONS_MAX, HANDSHAKE_MS_MAX } from "../limits.ts";
+import { CONNECTIONS_MAX, HANDSHAKE_MS_MAX, HANDSHAKES_MAX, STUCK_MS_MIN } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import { sleep } from "../clock.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
@@ -15,7 +19,9 @@ import { ProtocolError } from "./codec.ts";
 import type { Session } from "./commands.ts";
 import { type Export, negotiate } from "./handshake.ts";
 import { InFlight } from "./in_flight.ts";
-import { ReceiveBuffer } from "./socket.ts";
+import type { TlsContext } from "./openssl.ts";
+import { ReceiveBuffer, type Socket } from "./socket.ts";
+import { TlsSocket } from "./tls.ts";
 import { Transmission } from "./transmission.ts";
 
 /** After a failed accept, mostly for want of file descriptors, the next is tried this much later. */
@@ -33,9 +39,11 @@ export interface ServerOptions {
 }
 
 interface Connection {
-  conn: Deno.Conn;
+  socket: Socket;
   /** From the end of the handshake on. */
   transmission: Transmission | undefined;
+  /** It was closed for a new one, and has no place any more. */
+  gaveWay: boolean;
   /** Settles when the connection and its last request are gone. */
   gone: Promise<void>;
 }
@@ -78,9 +86,12 @@ export class NbdServer {
     return this.#inFlight.bytes;
   }
 
-  /** Accepts connections from `listener`, which belongs to the server from now on, until `close`. */
-  serve(listener: Deno.Listener): void {
-    this.#listeners.set(listener, this.#accept(listener));
+  /**
+   * Accepts connections from `listener`, which belongs to the server from now on, until `close`. With `tls` a client
+   * is told nothing and can do nothing before it has begun TLS.
+   */
+  serve(listener: Deno.Listener, tls?: TlsContext): void {
+    this.#listeners.set(listener, this.#accept(listener, tls));
   }
 
   /**
@@ -95,17 +106,17 @@ export class NbdServer {
   async #close(): Promise<void> {
     for (const listener of this.#listeners.keys()) listener.close();
     await Promise.all(this.#listeners.values());
-    for (const { conn, transmission } of this.#connections) {
-      if (transmission === undefined) closeQuietly(conn);
+    for (const { socket, transmission } of this.#connections) {
+      if (transmission === undefined) closeQuietly(socket);
       else transmission.stop();
     }
     await Promise.all([...this.#connections].map((connection) => connection.gone));
   }
 
-  async #accept(listener: Deno.Listener): Promise<void> {
+  async #accept(listener: Deno.Listener, tls?: TlsContext): Promise<void> {
     for (;;) {
       try {
-        this.#admit(await listener.accept());
+        this.#admit(await listener.accept(), tls);
       } catch (error) {
         if (this.#closing !== undefined) return;
         this.#logger.warn(`accepting a connection failed: ${messageOf(error)}`);
@@ -114,31 +125,65 @@ export class NbdServer {
     }
   }
 
-  #admit(conn: Deno.Conn): void {
+  #admit(conn: Deno.Conn, tls?: TlsContext): void {
     if (this.#closing !== undefined) return closeQuietly(conn);
-    if (this.#connections.size >= CONNECTIONS_MAX) {
-      this.#logger.warn(
-        `a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`,
-      );
-      return closeQuietly(conn);
+    if (!this.#hasPlace()) return this.#refuse(conn);
+    const haggling = [...this.#connections].filter((one) => !one.transmission && !one.gaveWay);
+    if (haggling.length >= HANDSHAKES_MAX) {
+      haggling[0].gaveWay = true;
+      closeQuietly(haggling[0].socket);
     }
-    const connection: Connection = { conn, transmission: undefined, gone: Promise.resolve() };
+    const connection: Connection = {
+      socket: tls === undefined ? conn : new TlsSocket(conn, tls),
+      transmission: undefined,
+      gaveWay: false,
+      gone: Promise.resolve(),
+    };
     this.#connections.add(connection);
-    connection.gone = this.#live(connection);
+    connection.gone = this.#live(connection, conn);
+  }
+
+  #refuse(socket: Socket): void {
+    this.#logger.warn(`a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`);
+    closeQuietly(socket);
+  }
+
+  /** Whether one more may begin its transmission; if it is to have it, of too many the one that is stuck goes. */
+  #hasPlace(isTaken = false): boolean {
+    const begun = [...this.#connections].filter((one) => one.transmission);
+    const served = begun.filter((one) => !one.gaveWay);
+    if (served.length < CONNECTIONS_MAX) return true;
+    // A write that its client does not take keeps the socket open (no runtime call ends it): not without a bound.
+    const holdsSocket = (one: Connection) => one.transmission!.isWriting;
+    const held = begun.filter((one) => one.gaveWay && holdsSocket(one)).length;
+    const free = served.filter((one) => held < CONNECTIONS_MAX || !holdsSocket(one));
+    const since = (one: Connection) => one.transmission!.stuckSinceMs;
+    const [stuck] = free.toSorted((a, b) => since(a) - since(b));
+    if (stuck === undefined) return false;
+    if (this.#clock.monotonic() - since(stuck) < STUCK_MS_MIN) return false;
+    if (isTaken) {
+      stuck.gaveWay = true;
+      stuck.transmission!.cutOff(new ProtocolError("it was stuck, and a new client came"));
+    }
+    return true;
   }
 
   /** The life of a connection. */
-  async #live(connection: Connection): Promise<void> {
-    const peer = nameOf(connection.conn.remoteAddr);
+  async #live(connection: Connection, conn: Deno.Conn): Promise<void> {
+    const { socket } = connection;
+    const peer = nameOf(conn.remoteAddr);
     this.#logger.debug(() => `client ${peer} connected`);
     try {
-      if ("setNoDelay" in connection.conn) (connection.conn as Deno.TcpConn).setNoDelay(true);
+      if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay(true);
       const received = new ReceiveBuffer();
-      const session = await this.#handshake(connection.conn, received);
+      const session = await this.#handshake(connection, received);
       if (session !== undefined) {
-        connection.transmission = new Transmission(connection.conn, received, session, {
+        if (!this.#hasPlace(true)) return this.#refuse(socket);
+        const older = [...this.#connections].flatMap(({ transmission }) => transmission ?? []);
+        connection.transmission = new Transmission(socket, received, session, {
           device: this.#device,
           inFlight: this.#inFlight,
+          older,
           clock: this.#clock,
           logger: this.#logger,
         });
@@ -149,20 +194,29 @@ export class NbdServer {
     } catch (error) {
       this.#report(peer, error);
     } finally {
-      closeQuietly(connection.conn);
+      closeQuietly(socket);
       this.#connections.delete(connection);
     }
   }
 
-  async #handshake(conn: Deno.Conn, received: ReceiveBuffer): Promise<Session | undefined> {
+  async #handshake(
+    connection: Connection,
+    received: ReceiveBuffer,
+  ): Promise<Session | undefined> {
+    const { socket } = connection;
     let late = false;
     const cancel = this.#clock.after(HANDSHAKE_MS_MAX, () => {
       late = true;
-      closeQuietly(conn);
+      closeQuietly(socket);
     });
     try {
-      return await negotiate(conn, received, this.#offered);
+      return await negotiate(socket, received, this.#offered);
     } catch (error) {
+      if (connection.gaveWay) {
+        throw new ProtocolError(
+          `${HANDSHAKES_MAX} newer clients came before its handshake was over`,
+        );
+      }
       if (late) throw new ProtocolError(`the handshake took more than ${HANDSHAKE_MS_MAX} ms`);
       throw error;
     } finally {
@@ -180,9 +234,9 @@ export class NbdServer {
   }
 }
 
-function closeQuietly(conn: Deno.Conn): void {
+function closeQuietly(socket: Socket): void {
   try {
-    conn.close();
+    socket.close();
   } catch {
     // Closed already: by the handshake's deadline, by `close`, or by transmission.
   }

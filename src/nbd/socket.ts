@@ -5,12 +5,20 @@
 
 import { RECEIVE_BUFFER_BYTES } from "../limits.ts";
 
+/** What is used of a connection, in clear or in TLS. */
+export type Socket = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
+
 /** Arrived and not yet consumed: the bytes from `start` to `end`. */
 export class ReceiveBuffer {
-  readonly bytes = new Uint8Array(RECEIVE_BUFFER_BYTES);
-  readonly view = new DataView(this.bytes.buffer);
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly view: DataView;
   start = 0;
   end = 0;
+
+  constructor(length = RECEIVE_BUFFER_BYTES) {
+    this.bytes = new Uint8Array(length);
+    this.view = new DataView(this.bytes.buffer);
+  }
 
   get length(): number {
     return this.end - this.start;
@@ -38,7 +46,7 @@ export class ReceiveBuffer {
   }
 
   /** Reads until `count` bytes are there; false when the stream ends first. */
-  async require(conn: Deno.Conn, count: number): Promise<boolean> {
+  async require(conn: Socket, count: number): Promise<boolean> {
     while (this.length < count) {
       const received = await conn.read(this.space(count));
       if (received === null) return false;
@@ -48,7 +56,7 @@ export class ReceiveBuffer {
   }
 
   /** Reads and drops `count` bytes; false when the stream ends first. */
-  async skip(conn: Deno.Conn, count: number): Promise<boolean> {
+  async skip(conn: Socket, count: number): Promise<boolean> {
     for (let left = count;;) {
       const step = Math.min(left, this.length);
       this.start += step;
@@ -60,7 +68,7 @@ export class ReceiveBuffer {
 }
 
 /** Writes all of `bytes`, however few a single write takes. */
-export async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
+export async function writeAll(conn: Socket, bytes: Uint8Array): Promise<void> {
   let written = await conn.write(bytes);
   while (written < bytes.length) written += await conn.write(bytes.subarray(written));
 }

@@ -12,8 +12,9 @@
  * - NBD_CMD_DISC, the end of the stream and `stop()`: what was received whole is finished and answered,
  *   then the connection ends. No error tells a client that the server stops: the Linux kernel would
  *   hand that to the file system, whereas it attaches a closed connection again.
- * - Bounded memory: where there is no room (in_flight.ts, IN_FLIGHT_REQUESTS_MAX, reply_queue.ts) the
+ * - Bounded memory: where there is no room (in_flight.ts, reply_queue.ts) the
  *   connection is STALLED: it parses nothing and reads nothing until there is.
+ * - A change of a new connection does not come before what older connections were sent earlier (predecessors.ts).
  *
  * Assumes: the device orders overlapping writes by the order of the calls, and borrows `data` for the
  * call only.
@@ -21,7 +22,7 @@
 
 import { type Clock, within } from "../clock.ts";
 import { messageOf } from "../errors.ts";
-import { DRAIN_MS_MAX, IN_FLIGHT_REQUESTS_MAX, LINGER_MS_MAX } from "../limits.ts";
+import { DRAIN_MS_MAX, LINGER_MS_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
@@ -39,15 +40,23 @@ import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_DISC,
   NBD_CMD_READ,
+  NBD_CMD_TRIM,
+  NBD_CMD_WRITE,
+  NBD_CMD_WRITE_ZEROES,
   NBD_OK,
   SIMPLE_REPLY_BYTES,
 } from "./constants.ts";
 import { deviceError, type NbdError } from "./errno.ts";
 import { type InFlight, Share } from "./in_flight.ts";
+import { type Predecessor, Predecessors } from "./predecessors.ts";
 import { Answer, Reads } from "./reads.ts";
 import { ReplyQueue } from "./reply_queue.ts";
 import { RequestReader } from "./request_reader.ts";
-import type { ReceiveBuffer } from "./socket.ts";
+import type { ReceiveBuffer, Socket } from "./socket.ts";
+
+function isChange(type: number): boolean {
+  return type === NBD_CMD_WRITE || type === NBD_CMD_TRIM || type === NBD_CMD_WRITE_ZEROES;
+}
 
 /** How far a turn came with what has arrived. */
 const enum Progress {
@@ -55,7 +64,7 @@ const enum Progress {
   Served,
   /** The next request has not arrived whole. */
   Incomplete,
-  /** There is no room for the next request, or for its reply. */
+  /** There is no room for the next request or for its reply, or it is not its turn. */
   Stalled,
   /** NBD_CMD_DISC. */
   Disconnected,
@@ -64,12 +73,14 @@ const enum Progress {
 export interface Surroundings {
   device: BlockDevice;
   inFlight: InFlight;
+  /** Connections that began earlier and are not gone. */
+  older: Predecessor[];
   clock: Clock;
   logger: Logger;
 }
 
-export class Transmission {
-  readonly #conn: Deno.Conn;
+export class Transmission implements Predecessor {
+  readonly #conn: Socket;
   readonly #session: Session;
   readonly #device: BlockDevice;
   readonly #inFlight: InFlight;
@@ -80,8 +91,16 @@ export class Transmission {
   readonly #reads: Reads;
   readonly #replies: ReplyQueue;
 
+  readonly #predecessors: Predecessors;
+
   #reading = false;
   #readError: unknown = undefined;
+  /** Requests served: with bytes received and replies sent, how far it came. */
+  #moved = 0;
+  /** Since when it has not: it is stalled, or no more is to be served. */
+  #stuckSinceMs = Infinity;
+  #movedWhenStuck = -1;
+  #over = false;
   #stopping = false;
   #stalled = false;
   #closed = false;
@@ -90,7 +109,7 @@ export class Transmission {
   #onSettled: () => void = () => {};
 
   constructor(
-    conn: Deno.Conn,
+    conn: Socket,
     received: ReceiveBuffer,
     session: Session,
     surroundings: Surroundings,
@@ -105,6 +124,29 @@ export class Transmission {
     this.#reader = new RequestReader(conn, received, inFlight, this.#share);
     this.#replies = new ReplyQueue(conn, this.#roomMade);
     this.#reads = new Reads(device, session, this.#replies, inFlight, this.#share);
+    this.#predecessors = new Predecessors(surroundings.older, clock, this.#roomMade);
+  }
+
+  get isOver(): boolean {
+    return this.#over;
+  }
+
+  /** Whether a reply is on its way that the client has not taken. */
+  get isWriting(): boolean {
+    return this.#replies.isWriting;
+  }
+
+  get waitsForClient(): boolean {
+    return this.#reading || (this.#stalled && this.#replies.isWriting);
+  }
+
+  get moved(): number {
+    return this.#moved + this.#replies.writes + this.#reader.bytes;
+  }
+
+  /** `Clock.monotonic` of the moment since which it has been stalled, or at its end; Infinity if it gets on. */
+  get stuckSinceMs(): number {
+    return this.#stuckSinceMs;
   }
 
   /**
@@ -117,8 +159,10 @@ export class Transmission {
       await this.#drain();
       if (this.#stopping) await this.#linger();
     } finally {
+      this.#over = true;
+      this.#predecessors.forget();
       this.#close();
-      this.#reader.discard();
+      this.#reader.close();
       await this.#settled();
     }
   }
@@ -129,15 +173,27 @@ export class Transmission {
     this.#resume();
   }
 
+  /**
+   * Gives up the client: nothing more is begun or answered. `run` settles when what the device has is done, and
+   * until then this holds no buffer.
+   */
+  cutOff(reason: Error): void {
+    this.#replies.fail(reason);
+    this.#close();
+    this.#reader.close();
+    this.#resume();
+  }
+
   /** Until there is nothing more to serve: receive, serve what came, send the replies. */
   async #serve(): Promise<void> {
     for (;;) {
-      let progress: Progress;
-      do progress = this.#serveRequest(); while (progress === Progress.Served);
-      this.#replies.send();
+      // Who can't be answered has nothing more begun: it would come late, when the client is back already.
       if (this.#replies.failed !== undefined) throw this.#replies.failed;
+      const progress = this.#serveReceived();
+      this.#replies.send();
       if (progress === Progress.Disconnected) return;
       this.#stalled = progress === Progress.Stalled;
+      this.#noteWhetherStuck();
       if (!this.#stalled) {
         if (this.#readError !== undefined) throw this.#readError;
         if (this.#reader.hasEnded || this.#stopping) return;
@@ -147,6 +203,21 @@ export class Transmission {
       if (this.#stalled && this.#stopping && this.#replies.isWriting) await this.#repliesTaken();
       else await this.#woken();
     }
+  }
+
+  /** Serves all that has arrived whole, in one turn. */
+  #serveReceived(): Progress {
+    for (;;) {
+      const progress = this.#serveRequest();
+      if (progress !== Progress.Served) return progress;
+      this.#moved++;
+    }
+  }
+
+  #noteWhetherStuck(): void {
+    if (this.#stalled && this.moved === this.#movedWhenStuck) return;
+    this.#movedWhenStuck = this.moved;
+    this.#stuckSinceMs = this.#stalled ? this.#clock.monotonic() : Infinity;
   }
 
   /** The life of a request. */
@@ -261,10 +332,10 @@ export class Transmission {
     return deviceError(text);
   }
 
-  /** Whether this connection already has as much in flight as it may. */
-  #mustWait(request: Request): boolean {
-    if (this.#share.requests >= IN_FLIGHT_REQUESTS_MAX) return true;
-    if (!this.#inFlight.mustWait(this.#share, request.length)) return false;
+  /** Whether it is not its turn: older connections come first, or this one has as much in flight as it may. */
+  #mustWait({ type, length }: Request): boolean {
+    if (isChange(type) && !this.#predecessors.areServed()) return true;
+    if (!this.#inFlight.mustWait(this.#share, length)) return false;
     this.#inFlight.waitForRelease(this.#roomMade);
     return true;
   }
@@ -297,6 +368,8 @@ export class Transmission {
 
   /** Everything received is answered. */
   async #drain(): Promise<void> {
+    this.#over = true;
+    this.#stuckSinceMs = this.#clock.monotonic();
     await this.#settled();
     await this.#repliesTaken();
   }

@@ -3,6 +3,7 @@
  * a test: these are figures of one machine at one time, as ratios against a peer in the same run where speed
  * is concerned.
  */
+import { benchBeside } from "./beside.ts";
 import { benchFlush } from "./flush.ts";
 import { benchHot } from "./hot.ts";
 import { benchOpening } from "./opening.ts";
@@ -13,6 +14,7 @@ import { markdown, type Row } from "./table.ts";
 
 const PARTS: Record<string, () => Promise<Row[]>> = {
   hot: benchHot,
+  beside: benchBeside,
   stored: benchStored,
   flush: benchFlush,
   opening: benchOpening,

@@ -58,7 +58,7 @@ testInDirectory({
       assertEquals(exports.length, 1);
       const { description, contexts, uri: _, ...told } = exports[0];
       assertEquals(contexts, ["base:allocation"]);
-      assertEquals(description, `ElasticDrive ${bucket.name}`);
+      assertStringIncludes(description, `ElasticDrive ${bucket.name}, volume `);
       assertEquals(told, {
         "export-name": volumeNameOf(bucket),
         "export-size": 3221225472,

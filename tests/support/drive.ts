@@ -5,10 +5,10 @@
  * start before.
  */
 import { assertEquals, assertStringIncludes } from "@std/assert";
+import { HeardLines } from "./heard_lines.ts";
 import { type ProgramEnd, run, runProgram, within } from "./programs.ts";
 import { Scratch } from "./scratch.ts";
 import type { TestBucket } from "./test_buckets.ts";
-import { TextLineStream } from "./text_lines.ts";
 
 export const PROGRAM = new URL("../../dist/elasticdrive", import.meta.url).pathname;
 
@@ -49,10 +49,7 @@ export async function runElasticDrive(args: string[]): Promise<ProgramEnd> {
 export class Drive implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #scratch: Scratch | undefined;
-  readonly #listening: Promise<void>;
-  #lines: string[] = [];
-  #heard = Promise.withResolvers<void>();
-  #isSilent = false;
+  readonly #said: HeardLines;
   #exitCode: number | undefined = undefined;
   /** Of the ready line. */
   address = "";
@@ -60,7 +57,7 @@ export class Drive implements AsyncDisposable {
   private constructor(child: Deno.ChildProcess, scratch?: Scratch) {
     this.#child = child;
     this.#scratch = scratch;
-    this.#listening = this.#listen();
+    this.#said = new HeardLines(child.stderr, "the drive");
   }
 
   /** Starts the program and waits until it is ready. */
@@ -122,26 +119,26 @@ export class Drive implements AsyncDisposable {
 
   /** True once it has closed its stderr, which it does when it ends. */
   get hasEnded(): boolean {
-    return this.#isSilent;
+    return this.#said.hasEnded;
   }
 
   /** All it has said so far. */
   get stderr(): string {
-    return this.#lines.join("\n");
+    return this.#said.text;
   }
 
   get readyLine(): string {
-    return this.#lines.find((line) => line.startsWith("elasticdrive: ready: "))!;
+    return this.lines.find((line) => line.startsWith("elasticdrive: ready: "))!;
   }
 
   /** Lines it has said so far. */
   get lines(): readonly string[] {
-    return this.#lines;
+    return this.#said.lines;
   }
 
   /** Resolves to the first line it has said, or will say, that matches; of those from line `from` on. */
   async says(pattern: RegExp, from = 0, deadlineS = DEADLINE_S): Promise<string> {
-    return await within(deadlineS, `a line like ${pattern}`, this.#line(pattern, from));
+    return await this.#said.until(pattern, deadlineS, from);
   }
 
   signal(signal: Deno.Signal): void {
@@ -152,7 +149,7 @@ export class Drive implements AsyncDisposable {
   async exit(): Promise<number> {
     if (this.#exitCode !== undefined) return this.#exitCode;
     const { code, signal } = await within(DEADLINE_S, "the end of the drive", this.#child.status);
-    await this.#listening;
+    await this.#said.ended;
     return this.#exitCode = signal === "SIGKILL" ? -1 : code;
   }
 
@@ -187,25 +184,6 @@ export class Drive implements AsyncDisposable {
       await this.exit();
     }
     await this.#scratch?.[Symbol.asyncDispose]();
-  }
-
-  async #listen(): Promise<void> {
-    for await (const line of this.#child.stderr.pipeThrough(new TextLineStream())) {
-      this.#lines.push(line);
-      this.#heard.resolve();
-      this.#heard = Promise.withResolvers();
-    }
-    this.#isSilent = true;
-    this.#heard.resolve();
-  }
-
-  async #line(pattern: RegExp, from: number): Promise<string> {
-    for (;;) {
-      const found = this.#lines.find((line, at) => at >= from && pattern.test(line));
-      if (found !== undefined) return found;
-      if (this.#isSilent) throw new Error(`the drive has ended; it said:\n${this.stderr}`);
-      await this.#heard.promise;
-    }
   }
 }
 

@@ -108,6 +108,29 @@ Deno.test("a file named with -c is the one that is read, relative to the working
   assertEquals(missing.message, `${join(at.cwd, "no.ini")}: no such file (given with -c)`);
 });
 
+Deno.test("a symbolic link beside the executable leads to the folder that relative paths begin at", () => {
+  using at = folders();
+  Deno.writeTextFileSync(join(at.cwd, "config.ini"), "[s3]\nBUCKET=file:data");
+  Deno.symlinkSync(join(at.cwd, "config.ini"), join(at.executableDir, "config.ini"));
+  const { text, path } = findConfig(undefined, at.executableDir, "/") as ConfigFile;
+  assertEquals(parseConfig(text, path).bucket, { kind: "directory", path: join(at.cwd, "data") });
+});
+
+Deno.test("what systemd hands over is read in place of the file of that name", () => {
+  using at = folders();
+  Deno.writeTextFileSync(join(at.cwd, "mine.ini"), "not for us");
+  Deno.writeTextFileSync(join(at.executableDir, "mine.ini"), "handed over");
+  Deno.env.set("CREDENTIALS_DIRECTORY", at.executableDir);
+  try {
+    const { text, path } = findConfig("mine.ini", "/", at.cwd) as ConfigFile;
+    assertEquals([text, path], ["handed over", join(at.cwd, "mine.ini")]);
+    Deno.writeTextFileSync(join(at.cwd, "other.ini"), "other");
+    assertEquals(findConfig("other.ini", "/", at.cwd)?.text, "other");
+  } finally {
+    Deno.env.delete("CREDENTIALS_DIRECTORY");
+  }
+});
+
 Deno.test("a config.ini that is there but can't be read is an error, not a reason to look on", () => {
   using at = folders();
   Deno.mkdirSync(join(at.executableDir, "config.ini"));

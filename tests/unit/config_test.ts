@@ -49,6 +49,7 @@ Deno.test("the original program's configuration is accepted as it stands", () =>
     cacheStripes: 1024,
     cacheTtlMs: 60_000,
     listen: "127.0.0.1",
+    insecure: false,
     readOnly: false,
     ioTimeoutMs: undefined,
     uploads: 4,
@@ -272,10 +273,48 @@ Deno.test("a cache of a TiB or more is refused, reckoned with the stripe there w
 
 Deno.test("listen takes one address or name, and points to port for the rest", () => {
   for (const host of ["0.0.0.0", "::", "::1", "fe80::1", "localhost", "nas.local"]) {
-    assertEquals(valueOf("listen", host), host);
+    const settings = settingsOf(withBucket(`listen=${host}\ninsecure=yes`, "server"));
+    assertEquals(settings.listen, host);
   }
   assertEquals(valueOf("listen", "[::1]"), "::1");
   for (const text of ["127.0.0.1:9999", "a b", "tcp://h", "*"]) assertRefused("listen", text);
+});
+
+Deno.test("an address that others can reach needs TLS, or a line that says that it does not", () => {
+  for (const host of ["127.0.0.1", "127.9.9.9", "::1", "0:0:0:0:0:0:0:1", "localhost"]) {
+    assertEquals(valueOf("listen", host), host);
+  }
+  for (const host of ["0.0.0.0", "::", "fe80::1", "192.168.1.5", "nas.local", "127.evil.com"]) {
+    const [mistake] = mistakesOf(withBucket(`listen=${host}`, "server"));
+    assertStringIncludes(mistake, `config.ini:4: listen can't be ${host} as it is`);
+    assertStringIncludes(mistake, "allowed: 127.0.0.1, ::1 or localhost; or with tlscert and tls");
+    for (const more of ["insecure=yes", "tlscert=c.pem\ntlskey=k.pem"]) {
+      assertEquals(settingsOf(withBucket(`listen=${host}\n${more}`, "server")).listen, host);
+    }
+    assertEquals(mistakesOf(withBucket(`listen=${host}\ninsecure=no`, "server")).length, 1);
+  }
+});
+
+Deno.test("the files of TLS are found beside config.ini, and each is of use or refused", () => {
+  const files = "tlscert=cert.pem\ntlskey=/k.pem\ntlsca=ca.pem";
+  const { tlsCert, tlsKey, tlsCa } = settingsOf(withBucket(files, "server"));
+  assertEquals(
+    [tlsCert, tlsKey, tlsCa],
+    ["/etc/elasticdrive/cert.pem", "/k.pem", "/etc/elasticdrive/ca.pem"],
+  );
+  const wrong: [string, string][] = [
+    ["tlscert=c", "config.ini:4: tlscert is given without tlskey; allowed: both, or neither for "],
+    ["tlskey=k", "config.ini:4: tlskey is given without tlscert; allowed: both, or neither for "],
+    ["tlsca=a", "config.ini:4: tlsca is given without tlscert and tlskey; allowed: all three"],
+    ["tlscert=c\ntlskey=k\nsocket=s", "config.ini:4: tlscert means nothing to a socket"],
+    ["tlscert=c\ntlskey=k\ninsecure=yes", "config.ini:6: insecure means nothing with tlscert"],
+  ];
+  for (const [lines, expected] of wrong) {
+    const mistakes = mistakesOf(withBucket(lines, "server"));
+    assertEquals(mistakes.length, 1, mistakes.join("\n"));
+    assertStringIncludes(mistakes[0], expected);
+  }
+  settingsOf(withBucket("tlscert=c\ntlskey=k\nsocket=s\nport=1", "server"));
 });
 
 Deno.test("a socket switches TCP off unless a line asks for it", () => {

@@ -1,0 +1,268 @@
+/**
+ * TLS by the system's OpenSSL 3, called through Deno's FFI: everything that touches a pointer is here.
+ *
+ * Why not Deno's own TLS: `Deno.listenTls` and node:tls can neither begin TLS on a connection that has begun in
+ * clear, as NBD_OPT_STARTTLS does, nor ask a client for its certificate (denoland/deno issue 26825).
+ *
+ * Promises: nothing here does any I/O once the context is loaded, or waits. A session has a memory BIO for
+ * each direction: TLS bytes go in by `feed` and come out by `takeOutput`. TLS 1.2 and 1.3, no renegotiation,
+ * no resumption (each session has seen its client's certificate).
+ * Assumes: one thread; what is passed in is used during the call only.
+ */
+
+import { messageOf, UsageError } from "../errors.ts";
+import { ProtocolError } from "./codec.ts";
+
+/** Where Debian, Fedora and Arch have it. The `start` task of deno.json allows these and no other library. */
+const LIBRARIES = [
+  "/usr/lib/x86_64-linux-gnu/libssl.so.3",
+  "/usr/lib64/libssl.so.3",
+  "/usr/lib/libssl.so.3",
+];
+
+// The names and numbers of openssl/ssl.h, openssl/tls1.h and openssl/x509.h, 3.0.
+const SSL_FILETYPE_PEM = 1;
+const SSL_CTRL_SET_SESS_CACHE_MODE = 44;
+const SSL_SESS_CACHE_OFF = 0n;
+const SSL_CTRL_SET_MIN_PROTO_VERSION = 123;
+const TLS1_2_VERSION = 0x0303n;
+const SSL_OP_NO_TICKET = 1n << 14n;
+const SSL_OP_NO_RENEGOTIATION = 1n << 30n;
+const SSL_VERIFY_PEER = 1;
+const SSL_VERIFY_FAIL_IF_NO_PEER_CERT = 2;
+const SSL_ERROR_WANT_READ = 2;
+const SSL_ERROR_ZERO_RETURN = 6;
+const X509_V_OK = 0;
+
+const SYMBOLS = {
+  TLS_server_method: { parameters: [], result: "pointer" },
+  SSL_CTX_new: { parameters: ["pointer"], result: "pointer" },
+  SSL_CTX_ctrl: { parameters: ["pointer", "i32", "i64", "pointer"], result: "void" },
+  SSL_CTX_set_options: { parameters: ["pointer", "u64"], result: "void" },
+  SSL_CTX_set_num_tickets: { parameters: ["pointer", "usize"], result: "i32" },
+  SSL_CTX_use_certificate_chain_file: { parameters: ["pointer", "buffer"], result: "i32" },
+  SSL_CTX_use_PrivateKey_file: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
+  SSL_CTX_load_verify_file: { parameters: ["pointer", "buffer"], result: "i32" },
+  SSL_load_client_CA_file: { parameters: ["buffer"], result: "pointer" },
+  SSL_CTX_set_client_CA_list: { parameters: ["pointer", "pointer"], result: "void" },
+  SSL_CTX_set_verify: { parameters: ["pointer", "i32", "pointer"], result: "void" },
+  SSL_new: { parameters: ["pointer"], result: "pointer" },
+  SSL_free: { parameters: ["pointer"], result: "void" },
+  SSL_set_bio: { parameters: ["pointer", "pointer", "pointer"], result: "void" },
+  SSL_accept: { parameters: ["pointer"], result: "i32" },
+  SSL_read: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
+  SSL_write: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
+  SSL_shutdown: { parameters: ["pointer"], result: "i32" },
+  SSL_get_error: { parameters: ["pointer", "i32"], result: "i32" },
+  SSL_get_verify_result: { parameters: ["pointer"], result: "i32" },
+  BIO_s_mem: { parameters: [], result: "pointer" },
+  BIO_new: { parameters: ["pointer"], result: "pointer" },
+  BIO_read: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
+  BIO_write: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
+  ERR_clear_error: { parameters: [], result: "void" },
+  ERR_peek_error: { parameters: [], result: "u64" },
+  ERR_reason_error_string: { parameters: ["u64"], result: "pointer" },
+  OPENSSL_strlcpy: { parameters: ["buffer", "pointer", "usize"], result: "usize" },
+  X509_verify_cert_error_string: { parameters: ["i64"], result: "pointer" },
+} as const;
+
+type OpenSsl = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
+
+/** Loads the library, once; it stays for as long as the program runs. Throws `UsageError`. */
+function loadLibrary(): OpenSsl {
+  const failures: string[] = [];
+  for (const path of LIBRARIES) {
+    try {
+      return Deno.dlopen(path, SYMBOLS).symbols;
+    } catch (error) {
+      failures.push(messageOf(error));
+    }
+  }
+  throw new UsageError(
+    "tlscert needs the system's OpenSSL 3, and there is none; install it (Debian's package libssl3): " +
+      failures[0],
+  );
+}
+
+let loaded: OpenSsl | undefined;
+
+/** What the library is given; never shared with another thread, whatever the type says. */
+type Bytes = Uint8Array<ArrayBuffer>;
+
+/** The files of one server's TLS, all PEM. */
+export interface TlsFiles {
+  /** The certificate, followed by those that lead from it to an authority, if any. */
+  certificate: string;
+  key: string;
+  /** With it a client must have a certificate that one of these authorities has signed. */
+  clientAuthorities?: string;
+}
+
+/** What all TLS sessions of a server share: its certificate, its key, and whom it lets in. */
+export class TlsContext {
+  readonly #ssl: OpenSsl;
+  readonly #context: Deno.PointerValue;
+
+  /** Reads the files. Throws a `UsageError` that names the key of config.ini, the file and what is allowed. */
+  constructor(files: TlsFiles) {
+    const ssl = this.#ssl = loaded ??= loadLibrary();
+    const context = this.#context = ssl.SSL_CTX_new(ssl.TLS_server_method());
+    ssl.SSL_CTX_ctrl(context, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, null);
+    ssl.SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
+    ssl.SSL_CTX_ctrl(context, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF, null);
+    ssl.SSL_CTX_set_num_tickets(context, 0n);
+
+    const { certificate, key, clientAuthorities } = files;
+    this.#load("tlscert", certificate, "certificates", (path) => {
+      return ssl.SSL_CTX_use_certificate_chain_file(context, path) === 1;
+    });
+    this.#load("tlskey", key, "the private key of the certificate in tlscert", (path) => {
+      return ssl.SSL_CTX_use_PrivateKey_file(context, path, SSL_FILETYPE_PEM) === 1;
+    });
+    if (clientAuthorities === undefined) return;
+    this.#load("tlsca", clientAuthorities, "certificates of authorities", (path) => {
+      // The list tells a client that has several certificates which one is wanted.
+      ssl.SSL_CTX_set_client_CA_list(context, ssl.SSL_load_client_CA_file(path));
+      return ssl.SSL_CTX_load_verify_file(context, path) === 1;
+    });
+    const mode = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
+    ssl.SSL_CTX_set_verify(context, mode, null);
+  }
+
+  newSession(): TlsSession {
+    return new TlsSession(this.#ssl, this.#context);
+  }
+
+  #load(key: string, path: string, content: string, load: (path: Bytes) => boolean): void {
+    const refuse = (why: string): never => {
+      throw new UsageError(
+        `${key} can't be ${path}: ${why}; allowed: a PEM file with ${content}`,
+      );
+    };
+    let text = "";
+    try {
+      text = Deno.readTextFileSync(path);
+    } catch (error) {
+      refuse(error instanceof Deno.errors.NotFound ? "no such file" : messageOf(error));
+    }
+    // OpenSSL would ask for the passphrase on the terminal.
+    if (/^-.*ENCRYPTED|^Proc-Type:.*ENCRYPTED/m.test(text)) {
+      refuse("it is protected by a passphrase");
+    }
+    this.#ssl.ERR_clear_error();
+    if (!load(new TextEncoder().encode(`${path}\0`) as Bytes)) {
+      refuse(reasonOf(this.#ssl) || "no PEM in it");
+    }
+  }
+}
+
+/** One connection's TLS, without the connection: bytes in, bytes out. */
+export class TlsSession {
+  readonly #ssl: OpenSsl;
+  readonly #input: Deno.PointerValue;
+  readonly #output: Deno.PointerValue;
+  /** Null once it is freed; no function of the library may see that. */
+  #session: Deno.PointerValue;
+
+  constructor(ssl: OpenSsl, context: Deno.PointerValue) {
+    this.#ssl = ssl;
+    this.#session = ssl.SSL_new(context);
+    this.#input = ssl.BIO_new(ssl.BIO_s_mem());
+    this.#output = ssl.BIO_new(ssl.BIO_s_mem());
+    if (this.#session === null || this.#input === null || this.#output === null) {
+      throw new Error("OpenSSL has no memory for a session");
+    }
+    // From here on the session owns both.
+    ssl.SSL_set_bio(this.#session, this.#input, this.#output);
+  }
+
+  /** TLS bytes that have arrived. */
+  feed(bytes: Uint8Array): void {
+    this.#use();
+    if (bytes.length > 0) this.#ssl.BIO_write(this.#input, bytes as Bytes, bytes.length);
+  }
+
+  /** Moves TLS bytes that are to be sent into `bytes`; how many, 0 when there are none. */
+  takeOutput(bytes: Uint8Array): number {
+    this.#use();
+    return Math.max(0, this.#ssl.BIO_read(this.#output, bytes as Bytes, bytes.length));
+  }
+
+  /** Goes on with the handshake; true when it is complete, false when it needs more to be fed. */
+  accept(): boolean {
+    const session = this.#use();
+    const result = this.#ssl.SSL_accept(session);
+    if (result === 1) return true;
+    if (this.#ssl.SSL_get_error(session, result) !== SSL_ERROR_WANT_READ) throw this.#failure();
+    return false;
+  }
+
+  /** Decrypts what was fed into `bytes`; how many, 0 when it needs more, null when the peer has ended its side. */
+  read(bytes: Uint8Array): number | null {
+    const session = this.#use();
+    let filled = 0;
+    // Each call gives one record, 16 KiB at most.
+    while (filled < bytes.length) {
+      const rest = bytes.subarray(filled) as Bytes;
+      const count = this.#ssl.SSL_read(session, rest, rest.length);
+      if (count > 0) {
+        filled += count;
+        continue;
+      }
+      if (filled > 0) break; // what stopped it will stop the next call too
+      const error = this.#ssl.SSL_get_error(session, count);
+      if (error === SSL_ERROR_ZERO_RETURN) return null;
+      if (error !== SSL_ERROR_WANT_READ) throw this.#failure();
+      break;
+    }
+    return filled;
+  }
+
+  /** Encrypts all of `bytes`. */
+  write(bytes: Uint8Array): void {
+    const session = this.#use();
+    if (bytes.length === 0) return;
+    const count = this.#ssl.SSL_write(session, bytes as Bytes, bytes.length);
+    if (count !== bytes.length) throw this.#failure();
+  }
+
+  /** Says that nothing more will be written (close_notify). */
+  end(): void {
+    this.#ssl.SSL_shutdown(this.#use());
+    this.#ssl.ERR_clear_error();
+  }
+
+  free(): void {
+    this.#ssl.SSL_free(this.#use());
+    this.#session = null;
+  }
+
+  #use(): Deno.PointerValue {
+    if (this.#session === null) throw new Deno.errors.BadResource("the TLS session has ended");
+    // SSL_get_error looks at the whole queue, also at what another session left there.
+    this.#ssl.ERR_clear_error();
+    return this.#session;
+  }
+
+  #failure(): ProtocolError {
+    const reason = reasonOf(this.#ssl) || "broken off";
+    const verified = this.#ssl.SSL_get_verify_result(this.#session);
+    const why = verified === X509_V_OK
+      ? ""
+      : `: ${textAt(this.#ssl, this.#ssl.X509_verify_cert_error_string(BigInt(verified)))}`;
+    return new ProtocolError(`TLS: ${reason}${why}`);
+  }
+}
+
+/** What the library says of its last failure; "" if nothing. */
+function reasonOf(ssl: OpenSsl): string {
+  return textAt(ssl, ssl.ERR_reason_error_string(ssl.ERR_peek_error()));
+}
+
+/** Copied by the library: to look at a pointer from here would need the permission to load any library. */
+function textAt(ssl: OpenSsl, pointer: Deno.PointerValue): string {
+  if (pointer === null) return "";
+  const bytes = new Uint8Array(200);
+  ssl.OPENSSL_strlcpy(bytes, pointer, BigInt(bytes.length));
+  return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+}
