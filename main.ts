@@ -190,7 +190,8 @@ function showAddress(listener: Deno.Listener): string {
 
 /** Undefined when what is not stored ends with the program. */
 function journalFolder(settings: Settings, host: LocalHost): JournalFolder | undefined {
-  const { journal = runtimeDirectory() } = settings;
+  const directory = runtimeDirectory();
+  const journal = settings.journal ?? (directory && join(directory, "journal"));
   if (journal === undefined || journal === JOURNAL_OFF) return undefined;
   return new JournalFolder(journal, host.bootedAtMs);
 }
@@ -257,7 +258,8 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
   drainOnSignal(server, volume, logger, () => manager.stopping(condition)).then(ended.resolve);
-  const memory = memoryBytesMax(options, volume.info);
+  const journalBytes = journaled ? settings.cacheStripes * volume.info.stripeBytes : 0;
+  const memory = memoryBytesMax(options, volume.info) + journalBytes;
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +

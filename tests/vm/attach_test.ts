@@ -311,3 +311,56 @@ testInS3({
     await drive.stopClean();
   },
 });
+
+Deno.test("a server with a journal that is killed again and again under ext4 fails nothing and loses nothing", async () => {
+  await using guest = await boot(
+    "[s3]\nBUCKET=file:/tmp/bucket\nVOLUMESIZE=256M\n" +
+      "[server]\nsocket=/tmp/nbd.sock\njournal=/run/journal\nflushafter=3600\n",
+    {
+      memoryMib: 1536,
+      script: `
+        serve() { /program/elasticdrive -c /etc/drive.ini & server=$!; }
+        attach() {
+          until [ -S /tmp/nbd.sock ]; do usleep 100000; done
+          until drive attach /dev/nbd0 2>/dev/null; do usleep 100000; done
+        }
+        kill_and_serve() {
+          kill -9 $server
+          wait $server || true
+          rm -f /tmp/nbd.sock
+          serve
+          attach
+        }
+        serve
+        attach
+        ${MAKE_FILE_SYSTEM}
+        # acknowledged by the server and not flushed: the kernel keeps no copy of it
+        dd if=/dev/urandom of=/tmp/unflushed bs=1M count=4 2>/dev/null
+        dd if=/tmp/unflushed of=/mnt/unflushed bs=1M oflag=direct 2>/dev/null
+        kill_and_serve
+        ${WRITE_FILES}
+        for kill in 1 2; do
+          n=$(cat /tmp/written 2>/dev/null || echo 0)
+          until [ "$(cat /tmp/written 2>/dev/null || echo 0)" -gt $((n + 1)) ]; do usleep 20000; done
+          kill_and_serve
+        done
+        touch /tmp/enough
+        wait $writer
+        ${CHECK_KERNEL_LOG}
+        umount /mnt
+        e2fsck -f -n /dev/nbd0
+        mount -t ext4 -o ro /dev/nbd0 /mnt
+        for n in $(seq $(cat /tmp/written)); do cmp /mnt/$n /tmp/data; done
+        cmp /mnt/unflushed /tmp/unflushed
+        umount /mnt
+        drive detach /dev/nbd0
+        kill $server
+        wait $server
+        ls -A /run/journal/*
+      `,
+    },
+  );
+  const said = await guest.succeeds();
+  assertEquals(said.match(/attached again, 256 MiB/g)?.length, 3, said);
+  assertMatch(said, /changes that were not stored are made again/);
+});
