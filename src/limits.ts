@@ -83,6 +83,11 @@ export const ATTACH_ANSWER_S = 30;
  * write fails is worse off than one that waits; `detach --force` ends the waiting.
  */
 export const ATTACH_DEAD_CONNECTION_S = 365 * 86_400;
+/**
+ * How often the kernel looks at a request that has no answer, in place of its 30 s: what was under way when the
+ * server died is sent to the next one so much later at most. Each look is a line of the kernel's log a request.
+ */
+export const ATTACH_LOOK_MS = 10_000;
 /** A dead connection is known as dead within milliseconds; three offers of another one make sure. */
 export const ATTACH_OFFERS = 3;
 export const ATTACH_OFFER_MS = 300;

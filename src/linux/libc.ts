@@ -21,6 +21,7 @@ const MSG_WAITALL = 0x100;
 const MSG_NOSIGNAL = 0x4000;
 // <asm-generic/fcntl.h>
 const O_RDONLY = 0;
+const O_WRONLY = 1;
 const O_EXCL = 0o200;
 const O_CLOEXEC = 0o2000000;
 // <asm-generic/errno-base.h>, <asm-generic/errno.h>
@@ -52,6 +53,7 @@ function load() {
     recv: { parameters: ["i32", "buffer", "usize", "i32"], result: "isize" },
     open: { parameters: ["buffer", "i32"], result: "i32" },
     read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+    write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
     fsync: { parameters: ["i32"], result: "i32" },
     close: { parameters: ["i32"], result: "i32" },
     readlink: { parameters: ["buffer", "buffer", "usize"], result: "isize" },
@@ -174,6 +176,13 @@ export function readSystemFile(path: string): string | undefined {
     if (length === 0) return text + decoder.decode();
     text += decoder.decode(buffer.subarray(0, length), { stream: true });
   }
+}
+
+/** Sets a value of /sys. */
+export function writeSystemFile(path: string, value: string): void {
+  using file = new Descriptor(done(path, libc().open(cString(path), O_WRONLY | O_CLOEXEC)));
+  const bytes = new TextEncoder().encode(value);
+  done(path, libc().write(file.fd, bytes, BigInt(bytes.length)));
 }
 
 /** A device that goes while it is looked at has files that can still be opened by name. */

@@ -172,7 +172,10 @@ export class Reads {
       parts.push({ length: lengthBytes, kind: isHole ? "hole" : "data" });
       left -= lengthBytes;
     }
-    if (left > 0) parts.push({ length: left, kind: "data" });
+    // The head of a run is written over what is before it, which must not be data.
+    const last = parts.at(-1);
+    if (last?.kind === "data") last.length += left;
+    else if (left > 0) parts.push({ length: left, kind: "data" });
     return parts;
   }
 

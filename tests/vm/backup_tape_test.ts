@@ -4,7 +4,7 @@ import { KernelVm } from "../support/kernel_vm.ts";
 import { run } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
 import { testInDirectory } from "../support/test_buckets.ts";
-import { attach, CHECK_FILES, MAKE_FILES } from "./guest_steps.ts";
+import { CHECK_FILES, MAKE_FILES, NBD_CLIENT } from "./guest_steps.ts";
 
 const MIB = 64;
 const BLOCKS = MIB << 8;
@@ -27,9 +27,9 @@ testInDirectory({
           make_files files 16
           ln /s3/files/1 /s3/hard_link
           umount /s3
-          ${attach(drive)}
+          ${NBD_CLIENT.attach(drive)}
           dd if=/dev/vdb of=/dev/nbd0 bs=4096 count=${BLOCKS}
-          nbd-client -d /dev/nbd0
+          ${NBD_CLIENT.detach}
         `,
         });
         await guest.succeeds();
@@ -39,9 +39,9 @@ testInDirectory({
       await using drive = await Drive.start({ bucket, tcp: true });
       await using guest = await KernelVm.boot({
         disks: [restored],
-        script: `${attach(drive)} ${CHECK_FILES}
+        script: `${NBD_CLIENT.attach(drive)} ${CHECK_FILES}
         dd if=/dev/nbd0 of=/dev/vdb bs=4096 count=${BLOCKS}
-        nbd-client -d /dev/nbd0
+        ${NBD_CLIENT.detach}
         mkdir /s3
         mount -o ro,noload /dev/vdb /s3
         check_files files

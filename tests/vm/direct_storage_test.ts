@@ -3,9 +3,10 @@ import { assertEquals } from "@std/assert";
 import { Drive } from "../support/drive.ts";
 import { KernelVm } from "../support/kernel_vm.ts";
 import { type DirectoryTestBucket, testInDirectory } from "../support/test_buckets.ts";
-import { attach, CHECK_FILES, MAKE_FILES } from "./guest_steps.ts";
+import { CHECK_FILES, MAKE_FILES, NBD_CLIENT, type NbdAttacher, OURS } from "./guest_steps.ts";
 
 interface Steps {
+  attacher: NbdAttacher;
   make: string;
   mount: string;
   check: string;
@@ -14,7 +15,7 @@ interface Steps {
 /** What one machine writes another finds, and neither has anything to repair. */
 async function writeAndReopen(
   bucket: DirectoryTestBucket,
-  { make, mount, check }: Steps,
+  { attacher: { attach, detach }, make, mount, check }: Steps,
 ): Promise<void> {
   {
     await using drive = await Drive.start({ bucket, size: "320M", tcp: true });
@@ -26,7 +27,7 @@ async function writeAndReopen(
         make_files files 16
         umount /s3
         ${check}
-        nbd-client -d /dev/nbd0
+        ${detach}
       `,
     });
     await guest.succeeds();
@@ -40,7 +41,6 @@ async function writeAndReopen(
       ${mount}
       check_files files
       umount /s3
-      nbd-client -d /dev/nbd0
     `,
   });
   await guest.succeeds();
@@ -52,6 +52,7 @@ testInDirectory({
     bucket,
   ) =>
     writeAndReopen(bucket, {
+      attacher: NBD_CLIENT,
       make: "mke2fs -b 4096 /dev/nbd0",
       mount: "mount /dev/nbd0 /s3",
       check: "e2fsck -f -n /dev/nbd0",
@@ -59,6 +60,7 @@ testInDirectory({
 
   "what is written to ext4 is there when the bucket is opened again": (bucket) =>
     writeAndReopen(bucket, {
+      attacher: OURS,
       make: "mke2fs -t ext4 -b 4096 /dev/nbd0",
       mount: "mount -t ext4 /dev/nbd0 /s3",
       check: "e2fsck -f -n /dev/nbd0",
@@ -66,6 +68,7 @@ testInDirectory({
 
   "what is written to xfs is there when the bucket is opened again": (bucket) =>
     writeAndReopen(bucket, {
+      attacher: OURS,
       make: "mkfs.xfs /dev/nbd0",
       mount: "mount -t xfs /dev/nbd0 /s3",
       check: "xfs_repair -n /dev/nbd0",
@@ -77,7 +80,7 @@ testInDirectory({
     ) => {
       await using drive = await Drive.start({ bucket, size: "100M", tcp: true });
       await using guest = await KernelVm.boot({
-        script: `${attach(drive)}
+        script: `${OURS.attach(drive)}
         cd /sys/block/nbd0
         echo "bytes: $(($(cat size) * 512))"
         for name in write_cache fua logical_block_size physical_block_size discard_granularity; do
@@ -85,7 +88,6 @@ testInDirectory({
         done
         echo "discards: $(($(cat queue/discard_max_bytes) > 0))"
         echo "read-only: $(cat ro)"
-        nbd-client -d /dev/nbd0
       `,
       });
       await guest.succeeds();

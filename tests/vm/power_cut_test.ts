@@ -10,7 +10,7 @@ import { Seed } from "../simulation/seed.ts";
 import { Drive } from "../support/drive.ts";
 import { KernelVm } from "../support/kernel_vm.ts";
 import { type DirectoryTestBucket, testInDirectory } from "../support/test_buckets.ts";
-import { attach } from "./guest_steps.ts";
+import { OURS } from "./guest_steps.ts";
 
 const SEED = Number(Deno.env.get("POWER_CUT_SEED") ?? Date.now() % 1e6);
 
@@ -123,7 +123,7 @@ async function cutRounds(
     const work = write(fileSystem, round % 2 === 1 ? "newFile" : "inPlace", synced + 1);
     await using drive = await Drive.start({ bucket, size: fileSystem.size, tcp: true });
     await using guest = await KernelVm.boot({
-      script: `${attach(drive)} ${CONTENT} ${begin} ${work}`,
+      script: `${OURS.attach(drive)} ${CONTENT} ${begin} ${work}`,
     });
     await guest.says(new RegExp(`^synced ${synced + 1 + seed.below(25)}$`));
     if (round > 2) await passMs(seed.below(300)); // the first two die just behind a flush
@@ -135,7 +135,7 @@ async function cutRounds(
   }
   await using drive = await Drive.start({ bucket, tcp: true });
   await using guest = await KernelVm.boot({
-    script: `${attach(drive)} ${CONTENT} ${findAll(fileSystem, synced)} nbd-client -d /dev/nbd0`,
+    script: `${OURS.attach(drive)} ${CONTENT} ${findAll(fileSystem, synced)} ${OURS.detach}`,
   });
   await guest.succeeds();
   assertFound(guest, synced);

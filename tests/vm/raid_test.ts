@@ -8,10 +8,22 @@ import { KernelVm } from "../support/kernel_vm.ts";
 import { startS3Proxy } from "../support/s3_proxy.ts";
 import { Scratch } from "../support/scratch.ts";
 import { testInDirectory, testInS3 } from "../support/test_buckets.ts";
-import { attach, CHECK_FILES, MAKE_FILES, UNTIL_MIRRORED } from "./guest_steps.ts";
+import {
+  CHECK_FILES,
+  MAKE_FILES,
+  NBD_CLIENT,
+  NBD_CLIENT_OF_MIRROR,
+  OURS,
+  UNTIL_MIRRORED,
+} from "./guest_steps.ts";
 
 const MIB = 64;
 const SIZE = `${MIB}M`;
+
+/** Waits until the mirror has let go of the drive. */
+const UNTIL_FAILED = `
+  until grep -q 'nbd0\\[1\\](W)(F)' /proc/mdstat; do usleep 100000; done
+`;
 
 testInDirectory({
   "a mirror reads from its local disk, goes on without it, and is recovered on another machine from the bucket alone":
@@ -21,7 +33,7 @@ testInDirectory({
         await using drive = await Drive.start({ bucket, size: SIZE, tcp: true });
         await using guest = await KernelVm.boot({
           disks: [await scratch.hole("local", MIB)],
-          script: `${attach(drive)} ${MAKE_FILES} ${CHECK_FILES}
+          script: `${NBD_CLIENT.attach(drive)} ${MAKE_FILES} ${CHECK_FILES}
             reads() { awk '{ print $1 }' /sys/block/nbd0/stat; }
             yes | mdadm --create /dev/md0 -n2 --level 1 /dev/vdb --write-mostly /dev/nbd0
             ${UNTIL_MIRRORED}
@@ -47,7 +59,7 @@ testInDirectory({
       await using drive = await Drive.start({ bucket, tcp: true });
       await using guest = await KernelVm.boot({
         disks: [await scratch.hole("blank", MIB)],
-        script: `${attach(drive)} ${CHECK_FILES}
+        script: `${NBD_CLIENT.attach(drive)} ${CHECK_FILES}
           mdadm -A --run /dev/md0 /dev/nbd0
           e2fsck -p -f /dev/md0 || [ $? = 1 ]
           e2fsck -f -n /dev/md0
@@ -62,7 +74,7 @@ testInDirectory({
           until [ "$(cat /sys/block/md0/md/sync_action)" = idle ]; do usleep 100000; done
           echo "different sectors: $(cat /sys/block/md0/md/mismatch_cnt)"
           mdadm --stop /dev/md0
-          nbd-client -d /dev/nbd0
+          ${NBD_CLIENT.detach}
         `,
       });
       assertStringIncludes(await guest.succeeds(), "different sectors: 0");
@@ -78,7 +90,7 @@ testInDirectory({
       await using drive = await Drive.start({ bucket, size: SIZE, tcp: true });
       await using guest = await KernelVm.boot({
         disks,
-        script: `${attach(drive)} ${MAKE_FILES}
+        script: `${OURS.attach(drive)} ${MAKE_FILES}
           yes | mdadm --create /dev/md0 -n2 --level 1 /dev/vdb --write-mostly /dev/nbd0
           ${UNTIL_MIRRORED}
           mke2fs -q -t ext4 -b 4096 /dev/md0
@@ -96,7 +108,7 @@ testInDirectory({
     await using drive = await Drive.start({ bucket, tcp: true });
     await using guest = await KernelVm.boot({
       disks,
-      script: `${attach(drive)} ${CHECK_FILES}
+      script: `${OURS.attach(drive)} ${CHECK_FILES}
         mdadm -A /dev/md0 /dev/vdb /dev/nbd0
         ${UNTIL_MIRRORED}
         mkdir /s3
@@ -113,6 +125,48 @@ testInDirectory({
     });
     await guest.succeeds();
   },
+
+  "when the server was killed a mirror goes on without the drive, and takes it back from the next server":
+    async (
+      bucket,
+    ) => {
+      await using scratch = await Scratch.make();
+      await using killed = await Drive.start({ bucket, size: SIZE, tcp: true });
+      await using guest = await KernelVm.boot({
+        disks: [await scratch.hole("local", MIB)],
+        script: `${NBD_CLIENT_OF_MIRROR.attach(killed)} ${MAKE_FILES} ${CHECK_FILES}
+        yes | mdadm --create /dev/md0 -n2 --level 1 --bitmap internal /dev/vdb --write-mostly /dev/nbd0
+        ${UNTIL_MIRRORED}
+        mke2fs -q -b 4096 /dev/md0
+        mkdir /s3
+        mount /dev/md0 /s3
+        make_files before 4
+        echo "mirrored"
+        read -r server_was_killed
+        make_files alone 4
+        ${UNTIL_FAILED}
+        echo "goes on alone"
+        read -r server_is_back
+        mdadm /dev/md0 --remove /dev/nbd0
+        ${NBD_CLIENT_OF_MIRROR.detach}
+        ${NBD_CLIENT_OF_MIRROR.attach(killed)}
+        mdadm /dev/md0 --re-add --write-mostly /dev/nbd0
+        ${UNTIL_MIRRORED}
+        mdadm /dev/md0 --fail /dev/vdb
+        echo 3 >/proc/sys/vm/drop_caches
+        for name in before alone; do check_files "$name"; done
+        umount /s3
+        e2fsck -f -n /dev/md0
+      `,
+      });
+      await guest.says(/^mirrored$/);
+      await killed.kill();
+      await guest.answer("killed");
+      await guest.says(/^goes on alone$/);
+      await using _next = await Drive.start({ bucket, tcp: false, server: { port: killed.port } });
+      await guest.answer("back");
+      await guest.succeeds();
+    },
 });
 
 testInS3({
@@ -130,7 +184,7 @@ testInS3({
       });
       await using guest = await KernelVm.boot({
         disks: [await scratch.hole("local", MIB)],
-        script: `${attach(drive)} ${MAKE_FILES} ${CHECK_FILES}
+        script: `${OURS.attach(drive)} ${MAKE_FILES} ${CHECK_FILES}
         written() { awk '{ print $7 }' /sys/block/nbd0/stat; }
         yes | mdadm --create /dev/md0 -n2 --level 1 --bitmap internal --bitmap-chunk 1M /dev/vdb --write-mostly /dev/nbd0
         ${UNTIL_MIRRORED}
@@ -141,7 +195,7 @@ testInS3({
         echo "mirrored"
         read -r S3_is_away
         make_files meanwhile 4
-        until grep -q 'nbd0\\[1\\](W)(F)' /proc/mdstat; do usleep 100000; done
+        ${UNTIL_FAILED}
         make_files alone 4
         echo "goes on alone"
         read -r S3_is_back
@@ -156,7 +210,7 @@ testInS3({
         umount /s3
         e2fsck -f -n /dev/md0
         mdadm --stop /dev/md0
-        nbd-client -d /dev/nbd0
+        ${OURS.detach}
       `,
       });
       await guest.says(/^mirrored$/);

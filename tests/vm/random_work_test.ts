@@ -8,7 +8,7 @@ import { Drive, type DriveOptions } from "../support/drive.ts";
 import { KernelVm } from "../support/kernel_vm.ts";
 import { Scratch } from "../support/scratch.ts";
 import { testInDirectory } from "../support/test_buckets.ts";
-import { attach } from "./guest_steps.ts";
+import { OURS } from "./guest_steps.ts";
 
 const SEED = Number(Deno.env.get("RANDOM_WORK_SEED") ?? Date.now() % 1e6);
 const WORK = new URL("./random_work.sh", import.meta.url);
@@ -30,15 +30,15 @@ testInDirectory({
       const options: DriveOptions = { bucket, size: "64M", ...smallCache };
       await using drive = await Drive.start(options);
       await using guest = await KernelVm.boot({
-        script: `${attach(drive)}
+        script: `${OURS.attach(drive)}
           ${fio(TRIMMED)}
           ${fio(MIXED)}
-          nbd-client -d /dev/nbd0
+          ${OURS.detach}
           echo "written"
           read -r reopened
-          ${attach(drive)}
+          ${OURS.attach(drive)}
           ${fio(`${MIXED} --verify_only`)}
-          nbd-client -d /dev/nbd0
+          ${OURS.detach}
         `,
       });
       await guest.says(/^written$/);
@@ -63,7 +63,7 @@ testInDirectory({
       await using guest = await KernelVm.boot({
         disks,
         files: { "/guest/random_work.sh": await Deno.readTextFile(WORK) },
-        script: `${attach(drive)}
+        script: `${OURS.attach(drive)}
           for disk in nbd0 vdb; do
             mke2fs -q -t ext4 -b 4096 /dev/$disk
             mkdir /$disk
@@ -73,7 +73,7 @@ testInDirectory({
           RANDOM_BYTES=/tmp/random sh /guest/random_work.sh ${SEED} 300 /nbd0/file /vdb/file
           umount /nbd0 /vdb
           e2fsck -f -n /dev/nbd0
-          nbd-client -d /dev/nbd0
+          ${OURS.detach}
         `,
       });
       await guest.succeeds();
@@ -82,7 +82,7 @@ testInDirectory({
     await using drive = await Drive.start({ bucket, ...smallCache });
     await using guest = await KernelVm.boot({
       disks,
-      script: `${attach(drive)}
+      script: `${OURS.attach(drive)}
         for disk in nbd0 vdb; do
           mkdir /$disk
           mount -o ro /dev/$disk /$disk

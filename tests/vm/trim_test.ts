@@ -4,7 +4,7 @@ import { MIB, RECLAIM_BYTES_MIN } from "../../src/limits.ts";
 import { Drive } from "../support/drive.ts";
 import { KernelVm } from "../support/kernel_vm.ts";
 import { type TestBucket, testInDirectory } from "../support/test_buckets.ts";
-import { attach, CHECK_FILES, MAKE_FILES } from "./guest_steps.ts";
+import { CHECK_FILES, MAKE_FILES, OURS } from "./guest_steps.ts";
 
 const KEPT_MIB = 8;
 /** Several times what is left lying. */
@@ -22,7 +22,7 @@ testInDirectory({
     {
       await using drive = await Drive.start({ bucket, size: "256M", tcp: true });
       await using guest = await KernelVm.boot({
-        script: `${attach(drive)} ${MAKE_FILES}
+        script: `${OURS.attach(drive)} ${MAKE_FILES}
           mke2fs -q -t ext4 -b 4096 /dev/nbd0
           mkdir /s3
           mount /dev/nbd0 /s3
@@ -34,7 +34,7 @@ testInDirectory({
           read -r go_on
           fstrim /s3
           umount /s3
-          nbd-client -d /dev/nbd0
+          ${OURS.detach}
         `,
       });
       await guest.says(/^deleted$/);
@@ -46,14 +46,14 @@ testInDirectory({
     }
     await using drive = await Drive.start({ bucket, tcp: true });
     await using guest = await KernelVm.boot({
-      script: `${attach(drive)} ${CHECK_FILES}
+      script: `${OURS.attach(drive)} ${CHECK_FILES}
         e2fsck -f -n /dev/nbd0
         mkdir /s3
         mount /dev/nbd0 /s3
         check_files kept
         umount /s3
         mke2fs -q -F -t ext4 -b 4096 /dev/nbd0
-        nbd-client -d /dev/nbd0
+        ${OURS.detach}
       `,
     });
     await guest.succeeds();
