@@ -10,7 +10,7 @@
  * Promises: the chunks of a reply cover its range exactly, without overlap, and the last of them says so.
  */
 
-import { messageOf } from "../errors.ts";
+import { DamageError, messageOf } from "../errors.ts";
 import { READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
@@ -47,8 +47,8 @@ interface Part {
 /** A read that is answered in pieces. */
 interface PiecewiseRead extends Cookie {
   piecesLeft: number;
-  /** Of the piece that failed last. */
-  failure: NbdError | undefined;
+  /** By their texts: several places may fail, each for a reason of its own, and each reason is logged once. */
+  failures: Map<string, NbdError>;
   fail: (error: unknown) => NbdError;
 }
 
@@ -102,7 +102,7 @@ export class Reads {
     if (!this.#isStructured || (request.flags & NBD_CMD_FLAG_DF) !== 0) {
       return await this.#whole(cookie, offset, length, fail);
     }
-    const read: PiecewiseRead = { ...cookie, piecesLeft: 0, failure: undefined, fail };
+    const read: PiecewiseRead = { ...cookie, piecesLeft: 0, failures: new Map(), fail };
     const pieces: Promise<void>[] = [];
     for (let at = offset; at < offset + length;) {
       const end = at - at % READ_CHUNK_BYTES_MAX + READ_CHUNK_BYTES_MAX;
@@ -140,9 +140,7 @@ export class Reads {
       await this.#device.read(offset, data);
       parts = this.#partsOf(offset, length);
     } catch (error) {
-      // several pieces may fail, each for a reason of its own; the same one is logged once a read
-      if (read.failure?.text !== messageOf(error)) read.failure = read.fail(error);
-      parts = this.#salvage(offset, data, read.failure);
+      parts = await this.#salvage(read, offset, data, error);
     }
     const isLast = --read.piecesLeft === 0;
     let at = 0;
@@ -179,13 +177,31 @@ export class Reads {
     return parts;
   }
 
-  /** Of a piece that could not be read as a whole, what can be had without waiting once more. */
-  #salvage(offset: number, data: Uint8Array, failure: NbdError): Part[] {
+  /**
+   * Of a piece that could not be read as a whole, what can be. Where there is damage each place is asked for by
+   * itself; whatever else it was, it would be waited for again each time.
+   */
+  async #salvage(
+    read: PiecewiseRead,
+    offset: number,
+    data: Uint8Array,
+    error: unknown,
+  ): Promise<Part[]> {
+    const failure = failureOf(read, error);
     const parts: Part[] = [];
     const unit = this.#device.preferredBytes;
     for (let at = 0; at < data.length;) {
       const end = Math.min(data.length, at + unit - (offset + at) % unit);
-      const kind = this.#canRead(offset + at, data.subarray(at, end)) ? "data" : failure;
+      let kind: Part["kind"] = "data";
+      try {
+        const target = data.subarray(at, end);
+        if (!this.#device.tryRead(offset + at, target)) {
+          if (error instanceof DamageError) await this.#device.read(offset + at, target);
+          else kind = failure;
+        }
+      } catch (again) {
+        kind = failureOf(read, again);
+      }
       const last = parts.at(-1);
       if (last?.kind === kind) last.length += end - at;
       else parts.push({ length: end - at, kind });
@@ -194,16 +210,15 @@ export class Reads {
     return parts;
   }
 
-  #canRead(offset: number, target: Uint8Array): boolean {
-    try {
-      return this.#device.tryRead(offset, target);
-    } catch {
-      return false; // the failure that is reported already
-    }
-  }
-
   #encodeHead(view: DataView, at: number, cookie: Cookie, offset: number, length: number): void {
     if (this.#isStructured) encodeDataChunkHead(view, at, true, cookie, offset, length);
     else encodeSimpleReply(view, at, NBD_OK, cookie);
   }
+}
+
+function failureOf(read: PiecewiseRead, error: unknown): NbdError {
+  const text = messageOf(error);
+  const failure = read.failures.get(text) ?? read.fail(error);
+  read.failures.set(text, failure);
+  return failure;
 }

@@ -94,7 +94,7 @@ testInDirectory({
       "-c",
       "2000",
       "--no-drain",
-      "--flush-interval=64",
+      "--flush-interval=500",
     );
     const steps = Array.from({ length: 50 }, (_, n) => n * 40);
     const checks = steps.flatMap((n) => [
