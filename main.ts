@@ -216,7 +216,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   bucket.startServing();
   const server = new NbdServer(volume, {
     exportName: volumeName(settings),
-    description: describeExport(bucket.name, volume.info.uuid),
+    description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),
     readOnly: settings.readOnly,
     clock: systemClock,
     logger,
@@ -230,7 +230,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +
       `${bucket.name}, epoch ${volume.epoch}; next, as root: ${
-        attachCommand(listeners[0], settings)
+        attachCommand(tls ? listeners.at(-1)! : listeners[0], settings)
       }`,
   );
   manager.ready(condition);

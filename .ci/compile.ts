@@ -47,7 +47,7 @@ async function bundle(): Promise<void> {
   await mustRun("rm", ["-rf", BUNDLE]);
   // A stale deno.lock is an error here, not something to mend.
   const guarded = ["--lock=deno.lock", "--frozen"];
-  const args = ["bundle", ...guarded, "--code-splitting", "--outdir", BUNDLE, "main.ts"];
+  const args = ["bundle", "--quiet", ...guarded, "--code-splitting", "--outdir", BUNDLE, "main.ts"];
   await mustRun(Deno.execPath(), args, { DENO_DIR: CACHE });
   for (const { name } of Deno.readDirSync(BUNDLE)) {
     const part = join(BUNDLE, name);

@@ -1,6 +1,6 @@
 /** What the build is made of: a program that is run to its end or to a deadline, and files told by what is in them. */
 
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 
 export const ROOT = dirname(import.meta.dirname!);
 
@@ -31,7 +31,7 @@ export async function mustRun(
   env?: Record<string, string>,
 ): Promise<string> {
   const { success, stdout, stderr } = await run(program, args, env);
-  if (!success) throw new StepError(`${program} ${args[0]}: ${stderr.trim()}`);
+  if (!success) throw new StepError(`${basename(program)} ${args[0]}: ${stderr.trim()}`);
   return stdout;
 }
 

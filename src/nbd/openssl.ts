@@ -13,12 +13,7 @@
 import { messageOf, UsageError } from "../errors.ts";
 import { ProtocolError } from "./codec.ts";
 
-/** Where Debian, Fedora and Arch have it. The `start` task of deno.json allows these and no other library. */
-const LIBRARIES = [
-  "/usr/lib/x86_64-linux-gnu/libssl.so.3",
-  "/usr/lib64/libssl.so.3",
-  "/usr/lib/libssl.so.3",
-];
+const LIBRARY = "libssl.so.3";
 
 // The names and numbers of openssl/ssl.h, openssl/tls1.h and openssl/x509.h, 3.0.
 const SSL_FILETYPE_PEM = 1;
@@ -62,7 +57,6 @@ const SYMBOLS = {
   ERR_clear_error: { parameters: [], result: "void" },
   ERR_peek_error: { parameters: [], result: "u64" },
   ERR_reason_error_string: { parameters: ["u64"], result: "pointer" },
-  OPENSSL_strlcpy: { parameters: ["buffer", "pointer", "usize"], result: "usize" },
   X509_verify_cert_error_string: { parameters: ["i64"], result: "pointer" },
 } as const;
 
@@ -70,18 +64,15 @@ type OpenSsl = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
 
 /** Loads the library, once; it stays for as long as the program runs. Throws `UsageError`. */
 function loadLibrary(): OpenSsl {
-  const failures: string[] = [];
-  for (const path of LIBRARIES) {
-    try {
-      return Deno.dlopen(path, SYMBOLS).symbols;
-    } catch (error) {
-      failures.push(messageOf(error));
-    }
+  try {
+    return Deno.dlopen(LIBRARY, SYMBOLS).symbols;
+  } catch (error) {
+    throw new UsageError(
+      `tlscert needs this machine's OpenSSL 3; install it (Debian's package libssl3): ${
+        messageOf(error)
+      }`,
+    );
   }
-  throw new UsageError(
-    "tlscert needs the system's OpenSSL 3, and there is none; install it (Debian's package libssl3): " +
-      failures[0],
-  );
 }
 
 let loaded: OpenSsl | undefined;
@@ -249,20 +240,16 @@ export class TlsSession {
     const verified = this.#ssl.SSL_get_verify_result(this.#session);
     const why = verified === X509_V_OK
       ? ""
-      : `: ${textAt(this.#ssl, this.#ssl.X509_verify_cert_error_string(BigInt(verified)))}`;
+      : `: ${textAt(this.#ssl.X509_verify_cert_error_string(BigInt(verified)))}`;
     return new ProtocolError(`TLS: ${reason}${why}`);
   }
 }
 
 /** What the library says of its last failure; "" if nothing. */
 function reasonOf(ssl: OpenSsl): string {
-  return textAt(ssl, ssl.ERR_reason_error_string(ssl.ERR_peek_error()));
+  return textAt(ssl.ERR_reason_error_string(ssl.ERR_peek_error()));
 }
 
-/** Copied by the library: to look at a pointer from here would need the permission to load any library. */
-function textAt(ssl: OpenSsl, pointer: Deno.PointerValue): string {
-  if (pointer === null) return "";
-  const bytes = new Uint8Array(200);
-  ssl.OPENSSL_strlcpy(bytes, pointer, BigInt(bytes.length));
-  return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+function textAt(pointer: Deno.PointerValue): string {
+  return pointer === null ? "" : Deno.UnsafePointerView.getCString(pointer);
 }

@@ -10,6 +10,7 @@
  * Promises: the chunks of a reply cover its range exactly, without overlap, and the last of them says so.
  */
 
+import { messageOf } from "../errors.ts";
 import { READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
@@ -46,6 +47,7 @@ interface Part {
 /** A read that is answered in pieces. */
 interface PiecewiseRead extends Cookie {
   piecesLeft: number;
+  /** Of the piece that failed last. */
   failure: NbdError | undefined;
   fail: (error: unknown) => NbdError;
 }
@@ -138,7 +140,8 @@ export class Reads {
       await this.#device.read(offset, data);
       parts = this.#partsOf(offset, length);
     } catch (error) {
-      read.failure ??= read.fail(error);
+      // several pieces may fail, each for a reason of its own; the same one is logged once a read
+      if (read.failure?.text !== messageOf(error)) read.failure = read.fail(error);
       parts = this.#salvage(offset, data, read.failure);
     }
     const isLast = --read.piecesLeft === 0;
@@ -169,7 +172,10 @@ export class Reads {
       parts.push({ length: lengthBytes, kind: isHole ? "hole" : "data" });
       left -= lengthBytes;
     }
-    if (left > 0) parts.push({ length: left, kind: "data" });
+    // The head of a run is written over what is before it, which must not be data.
+    const last = parts.at(-1);
+    if (last?.kind === "data") last.length += left;
+    else if (left > 0) parts.push({ length: left, kind: "data" });
     return parts;
   }
 

@@ -41,20 +41,10 @@ export class TlsSocket implements Socket {
     this.#arrived = new Uint8Array(TLS_READ_BYTES);
     this.#leaving = new Uint8Array(TLS_WRITE_BYTES);
     for (;;) {
-      const isComplete = await this.#accept(session);
+      const isComplete = session.accept();
       await this.#send(session);
       if (isComplete) return;
       if (!(await this.#receive(session))) throw new Deno.errors.UnexpectedEof("in TLS handshake");
-    }
-  }
-
-  async #accept(session: TlsSession): Promise<boolean> {
-    try {
-      return session.accept();
-    } catch (error) {
-      // The alert that tells the client why.
-      await this.#send(session).catch(() => {});
-      throw error;
     }
   }
 
@@ -88,7 +78,7 @@ export class TlsSocket implements Socket {
     await this.#conn.closeWrite();
   }
 
-  /** Closes at once; a close_notify leaves if the socket has room for it. */
+  /** Closes at once; a close_notify, or the alert that says what was wrong, leaves if the socket has room for it. */
   close(): void {
     const session = this.#session;
     if (session !== undefined) {

@@ -12,7 +12,7 @@ import type { Row } from "./table.ts";
 
 const ROUNDS = 5;
 /** Well inside the cache; a tenth of what may be dirty before it is uploaded unasked. */
-const SET_BYTES = 12 * MIB;
+export const SET_BYTES = 12 * MIB;
 const SHAPES = [
   { blockBytes: 4 * KIB, depth: 1 },
   { blockBytes: 4 * KIB, depth: 32 },
@@ -40,8 +40,10 @@ export async function benchHot(): Promise<Row[]> {
   await using scratch = await Scratch.make();
   const cachesize = GIB / (64 * KIB);
   await using drive = await Drive.start({ bucket, size: "256M", server: { cachesize } });
-  await using nbdkit = await startNbdkit(scratch);
-  for (const { uri } of [drive, nbdkit]) await fill(uri);
+  const socket = scratch.file("nbdkit.sock");
+  await using _nbdkit = await startNbdkit(scratch.file("nbdkit.pid"), ["-U", socket]);
+  const peerUri = `nbd+unix:///?socket=${socket}`;
+  for (const uri of [drive.uri, peerUri]) await fill(uri);
   const simple = await compileSimpleReplies(scratch);
   const rows: Row[] = [];
   for (const job of [...jobs(), ...jobs(simple)]) {
@@ -49,7 +51,7 @@ export async function benchHot(): Promise<Row[]> {
     const theirs: number[] = [];
     for (let round = 0; round < ROUNDS; round++) {
       ours.push(await requestsPerSecond(drive.uri, job));
-      theirs.push(await requestsPerSecond(nbdkit.uri, job));
+      theirs.push(await requestsPerSecond(peerUri, job));
     }
     const ratios = ours.map((value, round) => value / theirs[round]);
     const [least, most] = [Math.min(...ratios), Math.max(...ratios)];
@@ -77,7 +79,8 @@ async function compileSimpleReplies(scratch: Scratch): Promise<string> {
   return library;
 }
 
-async function fill(uri: string): Promise<void> {
+/** Writes the part of the device that is worked on. */
+export async function fill(uri: string): Promise<void> {
   await run("fio", [
     "--name=fill",
     "--ioengine=nbd",
@@ -89,14 +92,12 @@ async function fill(uri: string): Promise<void> {
   ]);
 }
 
-async function startNbdkit(scratch: Scratch): Promise<AsyncDisposable & { uri: string }> {
-  const socket = scratch.file("nbdkit.sock");
-  const pidFile = scratch.file("nbdkit.pid");
-  // without -f nbdkit returns when it listens, and goes on in the background
-  await run("nbdkit", ["-U", socket, "-P", pidFile, "memory", "256M"]);
-  const pid = Number(await Deno.readTextFile(pidFile));
-  return {
-    uri: `nbd+unix:///?socket=${socket}`,
-    [Symbol.asyncDispose]: () => Promise.resolve(Deno.kill(pid, "SIGTERM")),
-  };
+/** nbdkit's memory plugin, listening where the arguments say. */
+export async function startNbdkit(pidFile: string, args: string[]): Promise<AsyncDisposable> {
+  // without -f nbdkit returns when it listens, goes on in the background, and then writes its number
+  await run("nbdkit", [...args, "-P", pidFile, "memory", "256M"]);
+  const number = () => Deno.readTextFile(pidFile).catch(() => "");
+  let pid = 0;
+  while (!(pid = Number(await number()))) await new Promise((resolve) => setTimeout(resolve, 10));
+  return { [Symbol.asyncDispose]: () => Promise.resolve(Deno.kill(pid, "SIGTERM")) };
 }

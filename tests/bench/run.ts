@@ -11,10 +11,12 @@ import { benchReclaim } from "./reclaim.ts";
 import { benchReplay } from "./replay.ts";
 import { benchStored } from "./stored.ts";
 import { markdown, type Row } from "./table.ts";
+import { benchTls } from "./tls.ts";
 
 const PARTS: Record<string, () => Promise<Row[]>> = {
   hot: benchHot,
   beside: benchBeside,
+  tls: benchTls,
   stored: benchStored,
   flush: benchFlush,
   opening: benchOpening,

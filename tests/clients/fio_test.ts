@@ -25,6 +25,12 @@ const ODD_SIZES = job("odd-sizes", "randwrite", "128M", "32M", [
 /** Each piece is trimmed and then written. */
 const TRIMMED = job("trimmed", "randtrimwrite", "192M", "32M", ["--bs=16k", "--iodepth=16"]);
 
+/** Four jobs, each in a part of its own; most requests begin or end within a block. */
+const FOUR_JOBS = job("four-jobs", "randwrite", "0", "8M", [
+  ...["--numjobs=4", "--offset_increment=64M", "--bssplit=512/10:4k/50:12k/20:64k/15:512k/5"],
+  ...["--blockalign=512", "--iodepth=16", "--fsync=50"],
+]);
+
 function job(name: string, rw: string, offset: string, size: string, more: string[]): string[] {
   return [`--name=${name}`, `--rw=${rw}`, `--offset=${offset}`, `--size=${size}`, ...more];
 }
@@ -47,6 +53,7 @@ function story(jobs: string[][]) {
 }
 
 testInBothBuckets({
+  "four jobs that mix sizes from 512 bytes to 512 KiB verify": story([FOUR_JOBS]),
   "random writes with flushes verify": story([RANDOM]),
   "sequential writes with flushes verify": story([SEQUENTIAL]),
   "writes of odd sizes at odd places verify": story([ODD_SIZES]),

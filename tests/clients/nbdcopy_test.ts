@@ -1,60 +1,40 @@
-/** libnbd's programs: nbdinfo sees what the drive is, nbdcopy fills and empties it. */
-import { assertEquals, assertStringIncludes } from "@std/assert";
+/** nbdcopy fills a drive and empties it. */
+import { assertEquals } from "@std/assert";
 import { assertHolds, assertSurvivesRestart, copyOut, Drive } from "../support/drive.ts";
 import { run } from "../support/programs.ts";
+import { startS3Proxy } from "../support/s3_proxy.ts";
 import { Scratch } from "../support/scratch.ts";
-import { type TestBucket, testInBothBuckets, testInDirectory } from "../support/test_buckets.ts";
+import {
+  DirectoryTestBucket,
+  testInBothBuckets,
+  testInDirectory,
+  testInS3,
+} from "../support/test_buckets.ts";
 
 const FAST = ["--connections=4", "--requests=64"];
 
-/** What the drive's export is called: the directory's name. */
-function volumeNameOf(bucket: TestBucket): string {
-  return bucket.name.split("/").at(-1)!;
+/** 128 MiB of which some 5 are data: most of it in one place, the rest in odd pieces, one in the last block. */
+async function sparseImage(scratch: Scratch): Promise<string> {
+  const image = await scratch.hole("image", 128);
+  const source = await scratch.random("source", 4);
+  const pieces: [at: number, length: number][] = [
+    [30 << 20, 4 << 20],
+    [1000, 700_001],
+    [(77 << 20) - 1, 2],
+    [(128 << 20) - 100, 100],
+  ];
+  for (const [at, length] of pieces) {
+    const where = [`seek=${at}`, `count=${length}`, "iflag=count_bytes", "oflag=seek_bytes"];
+    const how = ["bs=1M", "conv=notrunc", "status=none"];
+    await run("dd", [`if=${source}`, `of=${image}`, ...where, ...how]);
+  }
+  return image;
 }
 
-testInDirectory({
-  "nbdinfo says how large the drive is and what it can do": async (bucket) => {
-    for (const tcp of [false, true]) {
-      await using drive = await Drive.start({ bucket, size: "3G", tcp });
-      const { exports } = JSON.parse(await run("nbdinfo", ["--json", drive.uri]));
-      assertEquals(exports.length, 1);
-      const { description, contexts, uri: _, ...told } = exports[0];
-      assertEquals(contexts, ["base:allocation"]);
-      assertStringIncludes(description, `ElasticDrive ${bucket.name}, volume `);
-      assertEquals(told, {
-        "export-name": volumeNameOf(bucket),
-        "export-size": 3221225472,
-        "export-size-str": "3G",
-        "block_size_minimum": 1,
-        "block_size_preferred": 65536,
-        "block_size_maximum": 33554432,
-        "can_cache": true,
-        "can_df": true,
-        "can_fast_zero": true,
-        "can_flush": true,
-        "can_fua": true,
-        "can_multi_conn": true,
-        "can_trim": true,
-        "can_zero": true,
-        content: "data",
-        "is_read_only": false,
-        "is_rotational": false,
-      });
-      await drive.stopClean();
-    }
-  },
-
-  "nbdinfo and nbd-client list the one export": async (bucket) => {
-    await using drive = await Drive.start({ bucket, size: "64M", tcp: true });
-    const listed = await run("nbd-client", ["-l", "127.0.0.1", String(drive.port)]);
-    assertStringIncludes(listed, `\n${volumeNameOf(bucket)}`);
-    const list = await run("nbdinfo", ["--list", drive.uri]);
-    assertStringIncludes(list, `export="${volumeNameOf(bucket)}"`);
-    const size = await run("nbdinfo", ["--size", `${drive.uri}/${volumeNameOf(bucket)}`]);
-    assertEquals(size, "67108864\n");
-    await drive.stopClean();
-  },
-});
+/** What a file takes on disk. */
+async function bytesAllocated(file: string): Promise<number> {
+  return (await Deno.stat(file)).blocks! * 512;
+}
 
 testInBothBuckets({
   "what nbdcopy wrote over four connections comes out the same, now and after a restart": async (
@@ -94,5 +74,83 @@ testInBothBuckets({
       await run("cmp", [image, scratch.file(`out-${round}`)]);
     }
     await assertSurvivesRestart(drive, bucket, scratch.file("image"));
+  },
+
+  "what nbdcopy moves from one drive to another is the same there, holes and all": async (
+    bucket,
+  ) => {
+    await using scratch = await Scratch.make();
+    const image = await sparseImage(scratch);
+    await using elsewhere = await DirectoryTestBucket.make();
+    await using from = await Drive.start({ bucket, size: "128M", server: { cachesize: 256 } });
+    await using to = await Drive.start({ bucket: elsewhere, size: "128M" });
+    await run("nbdcopy", [...FAST, image, from.uri]);
+    await run("nbdcopy", [...FAST, "--destination-is-zero", "--flush", from.uri, to.uri]);
+    const map = (drive: Drive) => run("nbdinfo", ["--map", drive.uri]);
+    assertEquals(await map(to), await map(from));
+    await assertSurvivesRestart(from, bucket, image);
+    await assertSurvivesRestart(to, elsewhere, image);
+  },
+});
+
+testInDirectory({
+  "a sparse file over old data comes out as it went in, sparse, in small requests and in the largest":
+    async (
+      bucket,
+    ) => {
+      await using scratch = await Scratch.make();
+      const image = await sparseImage(scratch);
+      await using drive = await Drive.start({ bucket, size: "128M" });
+      for (const how of [["--request-size=262144"], ["--request-size=33554432"], ["--allocated"]]) {
+        await run("qemu-io", ["-f", "raw", "-c", "write -P 0xee 0 128M", drive.uri]);
+        await run("nbdcopy", [...FAST, ...how, "--flush", image, drive.uri]);
+        const out = scratch.file("out");
+        await run("nbdcopy", [
+          ...FAST,
+          ...how.filter((one) => one !== "--allocated"),
+          drive.uri,
+          out,
+        ]);
+        await run("cmp", [image, out]);
+        assertEquals(await bytesAllocated(out) <= 6 << 20, true, `${how}`);
+        await Deno.remove(out);
+      }
+      await assertSurvivesRestart(drive, bucket, image);
+    },
+});
+
+testInS3({
+  "looking at the map asks nothing of S3, and neither does copying the holes": async (bucket) => {
+    await using scratch = await Scratch.make();
+    await using proxy = startS3Proxy(bucket.ceph.endpoint);
+    const segmentsRead: string[] = [];
+    proxy.treat = ({ method, path }) => {
+      if (method === "GET" && path.includes("/log/")) segmentsRead.push(path);
+      return "pass";
+    };
+    const image = await sparseImage(scratch);
+    await using first = await Drive.start({ bucket, size: "128M" });
+    await run("nbdcopy", ["--destination-is-zero", image, first.uri]);
+    await first.stopClean();
+
+    await using cold = await Drive.start({ bucket: bucket.through(proxy) });
+    segmentsRead.length = 0;
+    const found = await run("nbdinfo", ["--map", "--totals", "--json", cold.uri]);
+    assertEquals(segmentsRead, [], "by nbdinfo --map");
+    const [data] = JSON.parse(found) as { size: number; type: number }[];
+    assertEquals(data.type, 0);
+    await copyOut(cold, scratch.file("out"));
+    await run("cmp", [image, scratch.file("out")]);
+    // a stripe of data is asked for at most once; there are 2048 stripes in all
+    const stripes = Math.ceil(data.size / 65536);
+    const isFew = segmentsRead.length > 0 && segmentsRead.length <= stripes;
+    assertEquals(isFew, true, `${segmentsRead.length} GETs for ${stripes} stripes`);
+
+    await run("qemu-io", ["-f", "raw", "-d", "unmap", "-c", "discard 0 128M", cold.uri]);
+    segmentsRead.length = 0;
+    await copyOut(cold, scratch.file("empty"));
+    assertEquals(await bytesAllocated(scratch.file("empty")), 0);
+    assertEquals(segmentsRead, [], "of a drive that was trimmed");
+    await cold.stopClean();
   },
 });

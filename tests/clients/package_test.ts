@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import manifest from "../../deno.json" with { type: "json" };
 import { configText, Drive } from "../support/drive.ts";
-import { run } from "../support/programs.ts";
+import { run, runProgram } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
 import { DirectoryTestBucket } from "../support/test_buckets.ts";
 
@@ -99,6 +99,32 @@ Deno.test("deno task package", async (t) => {
     await using drive = await Drive.spawn(program, ["-c", config], scratch.path);
     assertEquals(await run("nbdinfo", ["--size", drive.uri]), `${16 << 20}\n`);
     await drive.stopClean();
+  });
+
+  await t.step("the README's user data unpacks it, and install.sh takes what it says", async () => {
+    await using scratch = await Scratch.make();
+    const readme = await Deno.readTextFile(`${ROOT}/README.md`);
+    const [, script] = /^```sh\n(#!\/bin\/sh\n.*?)^```$/ms.exec(readme)!;
+    const versions = new Set(readme.match(/elasticdrive-\d[\w.]*|(?<=version=)\S+/g));
+    assertEquals([...versions].toSorted(), [manifest.version, NAME]);
+    const file = await scratch.write("user-data", script);
+    await run("shellcheck", [file]);
+    await Deno.mkdir(scratch.file("bin"));
+    // the stand-in for the bucket that the package is in
+    const aws =
+      `#!/bin/sh -e\n[ "$1 $2" = "s3 cp" ] && cp "${ROOT}/dist/\${3#s3://my-software/}" "$4"\n`;
+    await Deno.writeTextFile(scratch.file("bin/aws"), aws, { mode: 0o755 });
+    await Deno.mkdir(scratch.file("opt"));
+    // its text as it stands, with a folder of this test for /opt
+    const inside = 'cd() { [ "$*" = /opt ] && command cd "$0/opt"; }; . "$0/user-data"';
+    const { stdout, stderr } = await runProgram("sh", ["-c", inside, scratch.path], {
+      env: { PATH: `${scratch.file("bin")}:${Deno.env.get("PATH")}`, ELASTICDRIVE_DRY_RUN: "yes" },
+    });
+    assertMatch(stdout, /^write \/opt\/elasticdrive\/config.ini$/m, stderr);
+    assertMatch(stdout, /^mkfs.ext4 \/dev\/nbd0$/m, stderr);
+    // nothing but what this machine may lack
+    const lacks = stderr.split("\n").filter((line) => line.startsWith("  - "));
+    assertEquals(lacks.filter((line) => !/systemd|module|modprobe|root:/.test(line)), [], stderr);
   });
 
   await t.step("elsewhere, of the same sources, it has the same bytes", async () => {

@@ -140,6 +140,7 @@ testInDirectory({
     await using drive = await Drive.start({ bucket, size: "64M", tcp: true, server });
     const local = `nbd+unix:///?socket=${socket}`;
     assertMatch(await run("nbdinfo", [local]), /^protocol: newstyle-fixed without TLS/);
+    assert(drive.readyLine.endsWith(`nbd-client -b 4096 -unix ${socket} /dev/nbd0`));
     await drive.stopClean();
   },
 

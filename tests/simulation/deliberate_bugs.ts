@@ -1,22 +1,9 @@
 /**
- * `deno task bugs [seeds [words]]`: shows that the simulation bites. Each of these bugs is put into a copy of the source,
- * alone, and seeds are run from 1 on until one fails; a bug that none of them finds fails the task. With words, only
- * those are tried whose description has them.
+ * `deno task bugs [seeds [words]]`: shows that the simulation bites; see tests/support/bug_hunt.ts.
  */
-import { assert } from "@std/assert";
-import { dirname, join } from "node:path";
+import { type Bug, type Hunt, hunt } from "../support/bug_hunt.ts";
 
-interface Bug {
-  /** What the code does wrong then. */
-  what: string;
-  /** Below src/volume. */
-  file: string;
-  /** Occurs there once. */
-  from: string;
-  to: string;
-}
-
-export const BUGS: Bug[] = [
+const BUGS: Bug[] = [
   {
     what: "batches are applied as they are stored, not in order",
     file: "flush.ts",
@@ -153,55 +140,10 @@ export const BUGS: Bug[] = [
   },
 ];
 
-const ROOT = dirname(dirname(import.meta.dirname!));
-const SEEDS = 5000;
+export const SIMULATION: Hunt = {
+  bugs: BUGS,
+  folder: "src/volume",
+  script: "tests/simulation/run.ts",
+};
 
-function sourceOf({ file }: Bug, root = ROOT): string {
-  return join(root, "src/volume", file);
-}
-
-/** Throws if the source has changed so that the bug has no place any more. */
-export function assertHasPlace(bug: Bug): void {
-  const count = Deno.readTextFileSync(sourceOf(bug)).split(bug.from).length - 1;
-  assert(count === 1, `"${bug.what}": its place occurs ${count} times in ${bug.file}`);
-}
-
-/** Runs the simulation over a copy with the bug in it: after how many seeds it was found, and how it showed. */
-async function find(bug: Bug, seeds: number): Promise<{ seed: number; how: string } | undefined> {
-  const copy = await Deno.makeTempDir({ prefix: "elasticdrive-bug-" });
-  try {
-    const files = ["src", "tests", "types", "deno.json", "deno.lock", "import_map.json"];
-    const copied = await new Deno.Command("cp", { args: ["-r", ...files, copy], cwd: ROOT })
-      .output();
-    assert(copied.success, new TextDecoder().decode(copied.stderr));
-    const text = await Deno.readTextFile(sourceOf(bug, copy));
-    await Deno.writeTextFile(sourceOf(bug, copy), text.replace(bug.from, () => bug.to));
-    const args = ["run", "--no-check", "--quiet", "--lock=deno.lock", "--frozen", "--allow-env"];
-    const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: [...args, "tests/simulation/run.ts", "1", String(seeds)],
-      cwd: copy,
-      signal: AbortSignal.timeout(30 * 60_000),
-    }).output();
-    if (success) return undefined;
-    const said = new TextDecoder().decode(stdout).split("\n")[0];
-    const found = /^seed (\d+): (?:\w*Error: )?(.*)$/.exec(said);
-    assert(found, `the simulation could not run: ${said}${new TextDecoder().decode(stderr)}`);
-    return { seed: Number(found[1]), how: found[2] };
-  } finally {
-    await Deno.remove(copy, { recursive: true });
-  }
-}
-
-if (import.meta.main) {
-  const say = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
-  const seeds = Number(Deno.args[0] ?? SEEDS);
-  let missed = 0;
-  say("| deliberate bug | found by seed | as |\n| --- | --- | --- |");
-  for (const bug of BUGS.filter(({ what }) => what.includes(Deno.args[1] ?? ""))) {
-    assertHasPlace(bug);
-    const found = await find(bug, seeds);
-    if (!found) missed++;
-    say(`| ${bug.what} | ${found?.seed ?? `none of ${seeds}`} | ${found?.how ?? ""} |`);
-  }
-  Deno.exit(missed > 0 ? 1 : 0);
-}
+if (import.meta.main) await hunt(SIMULATION, 5000);

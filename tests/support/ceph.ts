@@ -33,7 +33,7 @@ export interface Ceph extends AsyncDisposable {
 }
 
 /** A TCP port of 127.0.0.1 that was free just now. */
-function freePort(): number {
+export function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;
 }

@@ -83,9 +83,7 @@ export class MemoryDevice implements BlockDevice {
     for (let at = offset; at < end;) {
       const block = at - at % this.blockBytes;
       const stop = Math.min(end, block + this.blockBytes);
-      const isHole = this.bytes.subarray(block, block + this.blockBytes).every((byte) =>
-        byte === 0
-      );
+      const isHole = isZero(this.bytes.subarray(block, block + this.blockBytes));
       const last = extents.at(-1);
       if (last?.isHole === isHole) last.lengthBytes += stop - at;
       else if (extents.length < countMax) extents.push({ lengthBytes: stop - at, isHole });
@@ -146,4 +144,9 @@ export class MemoryDevice implements BlockDevice {
   #note(verb: Verb, offset: number, length: number): void {
     if (this.record) this.calls.push(`${verb} ${offset} ${length}`);
   }
+}
+
+function isZero(bytes: Uint8Array): boolean {
+  for (let i = 0; i < bytes.length; i++) if (bytes[i] !== 0) return false;
+  return true;
 }

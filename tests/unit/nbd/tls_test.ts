@@ -7,7 +7,12 @@ import {
 } from "@std/assert";
 import { systemClock } from "../../../src/clock.ts";
 import { UsageError } from "../../../src/errors.ts";
-import { HANDSHAKE_MS_MAX, OPTION_BYTES_MAX, TLS_WRITE_BYTES } from "../../../src/limits.ts";
+import {
+  HANDSHAKE_MS_MAX,
+  OPTION_BYTES_MAX,
+  TLS_READ_BYTES,
+  TLS_WRITE_BYTES,
+} from "../../../src/limits.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
 import { ProtocolError } from "../../../src/nbd/codec.ts";
 import {
@@ -32,6 +37,7 @@ import { TlsContext, type TlsFiles } from "../../../src/nbd/openssl.ts";
 import { listenTcp, NbdServer } from "../../../src/nbd/server.ts";
 import { TlsSocket } from "../../../src/nbd/tls.ts";
 import { Certificates } from "../../support/certificates.ts";
+import { KeyUpdatingClient } from "../../support/key_updates.ts";
 import { ManualClock, settle } from "../../support/manual_clock.ts";
 import { MemoryDevice } from "../../support/memory_device.ts";
 import { run } from "../../support/programs.ts";
@@ -332,7 +338,10 @@ async function connectedPair(): Promise<[Deno.TcpConn, Deno.TcpConn]> {
 async function socketPair(bytesAtOnce = Infinity) {
   const [near, far] = await connectedPair();
   const limited: Deno.Conn = Object.create(far, {
-    read: { value: (bytes: Uint8Array) => far.read(bytes.subarray(0, bytesAtOnce)) },
+    read: {
+      value: (bytes: Uint8Array) => far.read(bytes.subarray(0, bytesAtOnce)),
+      writable: true,
+    },
     write: {
       value: (bytes: Uint8Array) => far.write(bytes.subarray(0, bytesAtOnce)),
       writable: true,
@@ -377,6 +386,37 @@ test("a peer that takes nothing holds the writer up, after what is encrypted at 
   assert(equal(await takeAll(client, TLS_WRITE_BYTES), sent.subarray(0, TLS_WRITE_BYTES)));
   assertEquals(await writing, TLS_WRITE_BYTES);
   client.close();
+  socket.close();
+});
+
+test("a peer that wants new keys without end and takes no answer is not read on", async () => {
+  const { near, socket, far } = await socketPair();
+  const peer = new KeyUpdatingClient();
+  await Promise.all([peer.handshake(near), socket.startTls()]);
+  const room = Promise.withResolvers<void>();
+  const write = far.write.bind(far);
+  far.write = async (bytes) => {
+    await room.promise;
+    return await write(bytes);
+  };
+  let readBytes = 0;
+  const read = far.read.bind(far);
+  far.read = async (bytes) => {
+    const count = await read(bytes);
+    readBytes += count ?? 0;
+    return count;
+  };
+  // 27 bytes each: all of them are twice what may be read at a time.
+  const sent = peer.keyUpdates(Math.ceil(2 * TLS_READ_BYTES / 27), "still here");
+  const received = takeAll(socket, "still here".length);
+  await new Client(near).send(sent);
+  await until(() => readBytes > 0, "the first of them");
+  await settle();
+  assert(readBytes <= TLS_READ_BYTES, `${readBytes} bytes were read`);
+  room.resolve();
+  assertEquals(new TextDecoder().decode(await received), "still here");
+  assertEquals(readBytes, sent.length);
+  near.close();
   socket.close();
 });
 

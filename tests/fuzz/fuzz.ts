@@ -1,0 +1,358 @@
+/**
+ * A life of an NBD server among ill clients, made from a seed: one session after the other, most of them damaged in some
+ * way, against the real server over a disk in memory; no sockets and no time, so that a seed replays it to the byte.
+ *
+ * After each session everything that can be known is checked: every reply (check_replies.ts), what reached
+ * the disk and in which order, what the disk holds (reference.ts says what it should), that nothing is left in flight
+ * or open, and that a well-behaved client beside it was served all along.
+ */
+import { Buffer } from "node:buffer";
+import { setImmediate } from "node:timers";
+import type { Clock } from "../../src/clock.ts";
+import { silentLogger } from "../../src/logger.ts";
+import { NBD_CMD_READ, NBD_CMD_WRITE } from "../../src/nbd/constants.ts";
+import { NbdServer } from "../../src/nbd/server.ts";
+import type { Extent } from "../../src/volume/block_device.ts";
+import { settle } from "../support/manual_clock.ts";
+import { type MemoryConn, MemoryListener } from "../support/memory_conn.ts";
+import { MemoryDevice, type Verb } from "../support/memory_device.ts";
+import { Seed } from "../simulation/seed.ts";
+import { Client } from "../unit/nbd/session.ts";
+import { checkReplies } from "./check_replies.ts";
+import { apply, type Change, type Disk, type Expected, interpret } from "./reference.ts";
+import { type Frames, join, makeFrames, mutate } from "./sessions.ts";
+
+/** So that a read may cross READ_CHUNK_BYTES_MAX. */
+const SIZE_BYTES = (2 << 20) + (96 << 10);
+const SESSIONS = 30;
+const REQUESTS_MAX = 800;
+/** Turns of the event loop in which a connection that has ended must be gone. */
+const TURNS_MAX = 20_000;
+
+export interface Totals {
+  sessions: number;
+  /** Options and requests that the server had to understand. */
+  frames: number;
+  bytes: number;
+  /** Requests that were answered. */
+  answers: number;
+}
+
+/** Lives through the seed. Throws, naming it, at the first thing that is not as it should be. */
+export async function fuzz(seedNumber: number): Promise<Totals> {
+  const totals: Totals = { sessions: 0, frames: 0, bytes: 0, answers: 0 };
+  try {
+    const life = new Life(new Seed(seedNumber), SIZE_BYTES);
+    await life.begin();
+    for (; totals.sessions < SESSIONS; totals.sessions++) {
+      await life.session(life.plan(), totals);
+    }
+    await life.end();
+  } catch (error) {
+    const where = `seed ${seedNumber}, session ${totals.sessions}, after ${totals.frames} frames`;
+    throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
+  }
+  return totals;
+}
+
+/**
+ * Has clients send the first bytes of one session, as many as `cuts` says each, and go; both ways of going, with a device
+ * that is quick and one that is not.
+ */
+export async function cutAt(cuts: number[], make: (disk: Disk) => Frames): Promise<Totals> {
+  const totals: Totals = { sessions: 0, frames: 0, bytes: 0, answers: 0 };
+  const life = new Life(new Seed(1), 64 << 10);
+  await life.begin();
+  const bytes = join(...make(life.disk));
+  for (const cut of cuts.filter((cut) => cut <= bytes.length)) {
+    for (const slow of ["nothing", "changes"] as const) {
+      for (const isAbrupt of [false, true]) {
+        const plan = life.planOf(bytes.subarray(0, cut), isAbrupt, slow);
+        const where = `cut at ${cut}, ${slow} slow, ${isAbrupt ? "closed" : "shut down"}`;
+        await life.session(plan, totals).catch((error) => {
+          throw new Error(`${where}: ${error.message}`, { cause: error });
+        });
+        totals.sessions++;
+      }
+    }
+  }
+  await life.end();
+  return totals;
+}
+
+/** Short times pass at once, long ones never. */
+class FuzzClock implements Clock {
+  pending = 0;
+
+  now(): number {
+    return 1_700_000_000_000;
+  }
+
+  monotonic(): number {
+    return 0;
+  }
+
+  after(delayMs: number, callback: () => void): () => void {
+    let isDue = true;
+    this.pending++;
+    const cancel = () => {
+      if (isDue) this.pending--;
+      isDue = false;
+    };
+    if (delayMs <= 100) {
+      setImmediate(() => {
+        const mayRun = isDue;
+        cancel();
+        if (mayRun) callback();
+      });
+    }
+    return cancel;
+  }
+}
+
+/** Fails wherever the disk is bad, and does not always say all it knows of its holes. */
+class FuzzDevice extends MemoryDevice {
+  constructor(disk: Disk, private readonly seed: Seed) {
+    super(disk.sizeBytes);
+    this.record = true;
+    const { start, end } = disk.bad;
+    this.fails = (verb, offset, length) =>
+      verb !== "flush" && offset < end && offset + length > start
+        ? new Error("the disk is bad there")
+        : undefined;
+  }
+
+  override extents(offset: number, length: number, countMax: number): Extent[] {
+    const few = this.seed.chance(0.3) ? 1 + this.seed.below(3) : countMax;
+    return super.extents(offset, length, Math.min(countMax, few));
+  }
+}
+
+/** What the device takes its time for. */
+type Slow = "nothing" | "reads" | "changes";
+
+interface Plan {
+  slow: Slow;
+  /** The client closes without a word; else it ends its side and reads to the end. */
+  isAbrupt: boolean;
+  bytes: Uint8Array;
+  expected: Expected;
+}
+
+class Life {
+  readonly disk: Disk;
+  readonly #device: FuzzDevice;
+  readonly #clock = new FuzzClock();
+  readonly #listener = new MemoryListener();
+  readonly #server: NbdServer;
+  /** What the disk holds. */
+  readonly #contents: Uint8Array<ArrayBuffer>;
+  readonly #witness: Client;
+
+  constructor(private readonly seed: Seed, sizeBytes: number) {
+    this.#contents = new Uint8Array(sizeBytes);
+    const badStart = sizeBytes / 2 + seed.below(sizeBytes / 4);
+    this.disk = {
+      name: seed.pick(["disk", "", "größe"]),
+      sizeBytes,
+      blockBytes: 4096,
+      isFastKnown: true,
+      readOnly: seed.chance(0.1),
+      bad: seed.chance(0.5) ? { start: 0, end: 0 } : { start: badStart, end: badStart + 5000 },
+    };
+    this.#device = new FuzzDevice(this.disk, seed);
+    this.#server = new NbdServer(this.#device, {
+      exportName: this.disk.name,
+      description: "a disk among ill clients",
+      readOnly: this.disk.readOnly,
+      clock: this.#clock,
+      logger: silentLogger,
+    });
+    this.#server.serve(this.#listener as unknown as Deno.Listener);
+    this.#witness = new Client(this.#listener.connect() as unknown as Deno.Conn);
+  }
+
+  async begin(): Promise<void> {
+    await this.#witness.handshake();
+    this.#fill();
+  }
+
+  async end(): Promise<void> {
+    this.#witness.close();
+    await this.#server.close();
+    this.#assertNothingLeft(0);
+  }
+
+  /** Data and holes, to begin with. */
+  #fill(): void {
+    for (let at = 0; at < this.disk.sizeBytes; at += 4096) {
+      if (this.seed.chance(0.5)) this.#contents.fill(1 + this.seed.below(255), at, at + 4096);
+    }
+    this.#device.bytes.set(this.#contents);
+  }
+
+  async session(plan: Plan, totals: Totals): Promise<void> {
+    const { expected } = plan;
+    totals.frames += expected.options.length + expected.requests.length;
+    totals.bytes += plan.bytes.length;
+    this.#device.calls.length = 0;
+    this.#device.holds = this.#holds(plan.slow);
+    const witnessed = this.#witness.call({ type: NBD_CMD_READ, offset: 512, length: 512 });
+    const replies = await this.#drive(this.#converse(plan));
+    await this.#drive(this.#untilGone());
+    if ((await this.#drive(witnessed)).errno !== 0) throw new Error("the witness was refused");
+    this.#assertNothingLeft(1);
+    this.#device.holds = () => false;
+
+    const isComplete = !plan.isAbrupt && expected.end !== "cut" && expected.restBytes === 0;
+    const knowsContents = plan.slow === "nothing";
+    const strictness = { isComplete, knowsContents };
+    totals.answers += checkReplies(replies, expected, this.disk.sizeBytes, strictness);
+    this.#checkDevice(plan);
+    await this.#witnessDisk();
+  }
+
+  /** The next session as chance has it. */
+  plan(): Plan {
+    const { seed } = this;
+    const frames = () => makeFrames(seed, this.disk, seed.below(REQUESTS_MAX));
+    let made: Frames = frames();
+    if (seed.chance(0.6)) made = mutate(made, seed, frames);
+    let bytes = join(...made);
+    const isAbrupt = seed.chance(0.3);
+    if (isAbrupt && seed.chance(0.7)) bytes = bytes.subarray(0, seed.below(bytes.length + 1));
+    const slow = seed.pick<Slow>(["nothing", "nothing", "reads", "changes"]);
+    return this.planOf(bytes, isAbrupt, slow);
+  }
+
+  planOf(bytes: Uint8Array, isAbrupt: boolean, slow: Slow): Plan {
+    // of a client that leaves not all may be done: then what is done is found out afterwards
+    const contents = isAbrupt ? this.#contents.slice() : this.#contents;
+    return { slow, isAbrupt, bytes, expected: interpret(bytes, this.disk, contents) };
+  }
+
+  #holds(slow: Slow): (verb: Verb) => boolean {
+    if (slow === "nothing") return () => false;
+    const others = (verb: Verb) => ["read", "flush", "prefetch"].includes(verb);
+    return (verb) => others(verb) ? this.seed.chance(0.3) : slow === "changes";
+  }
+
+  /** Sends it all, in pieces; returns what the server sent. */
+  async #converse({ bytes, isAbrupt }: Plan): Promise<Uint8Array> {
+    const { seed } = this;
+    const conn = this.#listener.connect();
+    const replies: Uint8Array[] = [];
+    const taking = this.#take(conn, replies, seed.chance(0.2));
+    try {
+      const isSlow = seed.chance(0.1);
+      for (let at = 0; at < bytes.length;) {
+        const most = isSlow ? 40 : seed.chance(0.5) ? 1 << 20 : 5000;
+        const piece = isSlow && at > 4000 ? bytes.length : 1 + seed.below(most);
+        const end = Math.min(bytes.length, at + piece);
+        while (at < end) at += await conn.write(bytes.subarray(at, end));
+        if (seed.chance(0.3)) await settle();
+      }
+      if (!isAbrupt) await conn.closeWrite();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+    }
+    if (isAbrupt) {
+      for (let turns = seed.below(4); turns > 0; turns--) await settle();
+      conn.close();
+    }
+    await taking;
+    if (!isAbrupt) conn.close();
+    return join(...replies);
+  }
+
+  async #take(conn: MemoryConn, replies: Uint8Array[], isSlow: boolean): Promise<void> {
+    const buffer = new Uint8Array(65_536);
+    try {
+      for (;;) {
+        const count = await conn.read(buffer);
+        if (count === null) return;
+        replies.push(buffer.slice(0, count));
+        if (isSlow) await settle();
+      }
+    } catch (error) {
+      const isGone = error instanceof Deno.errors.ConnectionReset ||
+        error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted;
+      if (!isGone) throw error;
+    }
+  }
+
+  async #untilGone(): Promise<void> {
+    while (this.#server.connections > 1) await settle();
+  }
+
+  /** Lets the event loop go round, and the device get on, until that is done. */
+  async #drive<T>(doing: Promise<T>): Promise<T> {
+    let isDone = false;
+    doing.then(() => isDone = true, () => isDone = true);
+    for (let turns = 0; !isDone; turns++) {
+      if (turns > TURNS_MAX) throw new Error("the session did not come to its end");
+      await settle();
+      for (let some = this.seed.below(20); some > 0 && this.#device.heldCount > 0; some--) {
+        this.#device.release();
+      }
+    }
+    return await doing;
+  }
+
+  #assertNothingLeft(connections: number): void {
+    const { inFlightBytes, inFlightRequests } = this.#server;
+    const left = [this.#server.connections - connections, inFlightBytes, inFlightRequests];
+    left.push(this.#clock.pending);
+    if (left.some((count) => count !== 0)) {
+      throw new Error(`left behind (connections, bytes, requests, timers): ${left.join(", ")}`);
+    }
+  }
+
+  /** What reached the device is what should have, in that order; and so are the disk's contents. */
+  #checkDevice({ isAbrupt, slow, expected }: Plan): void {
+    const isKnown = (call: string) =>
+      !/^(read|prefetch)/.test(call) && (slow === "nothing" || call !== "flush 0 0");
+    const made = this.#device.calls.filter(isKnown);
+    const wanted = expected.device.map(show).filter(isKnown);
+    if (isAbrupt && made.length < wanted.length) wanted.length = made.length;
+    if (made.length !== wanted.length) {
+      throw new Error(`the device saw ${made.length} of ${wanted.length} changes`);
+    }
+    const different = made.findIndex((call, index) => call !== wanted[index]);
+    if (different >= 0) throw new Error(`not ${wanted[different]} but ${made[different]}`);
+    if (isAbrupt) this.#applyFirst(expected, made.filter((call) => call !== "flush 0 0").length);
+    if (!Buffer.from(this.#contents.buffer).equals(this.#device.bytes)) {
+      throw new Error("the disk does not hold what was written");
+    }
+  }
+
+  #applyFirst(expected: Expected, count: number): void {
+    const changes = expected.device.filter((change): change is Change => change !== "flush");
+    for (const change of changes.slice(0, count)) {
+      apply(this.#contents, change, this.disk.blockBytes);
+    }
+  }
+
+  /** The client beside finds on the disk what has to be there, and leaves something of its own. */
+  async #witnessDisk(): Promise<void> {
+    const offset = this.seed.below(this.disk.sizeBytes / 2 - 4096);
+    const read = await this.#drive(
+      this.#witness.call({ type: NBD_CMD_READ, offset, length: 4096 }),
+    );
+    const wanted = this.#contents.subarray(offset, offset + 4096);
+    if (read.errno !== 0 || !Buffer.from(read.data).equals(wanted)) {
+      throw new Error("the witness does not find what is on the disk");
+    }
+    if (this.disk.readOnly) return;
+    const data = new Uint8Array(512).fill(this.seed.below(256));
+    const write = { type: NBD_CMD_WRITE, offset: 512, length: 512 };
+    if ((await this.#drive(this.#witness.call(write, data))).errno !== 0) {
+      throw new Error("no witness's write");
+    }
+    this.#contents.set(data, 512);
+  }
+}
+
+function show(call: Change | "flush"): string {
+  return call === "flush" ? "flush 0 0" : `${call.verb} ${call.offset} ${call.length}`;
+}
