@@ -1,5 +1,5 @@
 /** The README's first use: a drive attached to Debian's kernel, with a file system on it. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertStringIncludes } from "@std/assert";
 import { Drive } from "../support/drive.ts";
 import { KernelVm } from "../support/kernel_vm.ts";
 import { type DirectoryTestBucket, testInDirectory } from "../support/test_buckets.ts";
@@ -102,4 +102,34 @@ testInDirectory({
         "read-only: 0",
       ]);
     },
+
+  "a drive that is served read-only can be mounted and read, and takes no write": async (
+    bucket,
+  ) => {
+    {
+      await using drive = await Drive.start({ bucket, size: "64M", tcp: true });
+      await using guest = await KernelVm.boot({
+        script: `${OURS.attach(drive)} ${MAKE_FILES}
+          mke2fs -q -t ext4 -b 4096 /dev/nbd0
+          mkdir /s3
+          mount /dev/nbd0 /s3
+          make_files files 4
+          umount /s3
+        `,
+      });
+      await guest.succeeds();
+      await drive.stopClean();
+    }
+    await using drive = await Drive.start({ bucket, tcp: true, server: { readonly: "yes" } });
+    await using guest = await KernelVm.boot({
+      script: `${OURS.attach(drive)} ${CHECK_FILES}
+        echo "read-only: $(cat /sys/block/nbd0/ro)"
+        if dd if=/dev/zero of=/dev/nbd0 bs=4096 count=1; then exit 9; fi
+        mkdir /s3
+        mount -o ro /dev/nbd0 /s3
+        check_files files
+      `,
+    });
+    assertStringIncludes(await guest.succeeds(), "read-only: 1\n");
+  },
 });

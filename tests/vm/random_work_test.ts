@@ -17,27 +17,38 @@ const smallCache = { server: { cachesize: 64 }, tcp: true };
 
 /** Fails with the seed if what fio wrote is not what it reads. */
 const fio = (how: string) => `
-  fio --name=seed-${SEED} --filename=/dev/nbd0 --direct=1 --ioengine=libaio --iodepth=16 --size=64M \\
-    --randseed=${SEED} --verify=crc32c --verify_fatal=1 --rw=randwrite --output-format=terse ${how}
+  fio --name=seed-${SEED} --filename=/dev/nbd0 --direct=1 --ioengine=libaio --iodepth=16 --size=32M \\
+    --randseed=${SEED} --verify=crc32c --verify_fatal=1 --output-format=terse ${how}
 `;
-const TRIMMED =
-  "--bs=16k --verify_backlog=64 --trim_percentage=30 --trim_backlog=64 --trim_verify_zero=1";
-const MIXED = "--bssplit=4k/40:8k/20:64k/30:252k/10 --fsync=64";
+/** Each place is trimmed, then written. */
+const TRIMMED_FIRST = "--rw=randtrimwrite --bs=16k --io_size=16M";
+const MIXED = "--rw=randwrite --bssplit=4k/40:8k/20:64k/30:252k/10 --fsync=64";
+
+/** Fails unless what is discarded, 4000 blocks of 4 KiB, reads as zeroes and the rest as before. */
+const DISCARD = `
+  part() { dd if=/dev/nbd0 bs=4096 iflag=direct skip="$1" count="$2" 2>/dev/null; }
+  rest() { (part 0 2001; part 6001 2191) | sha256sum; }
+  before=$(rest)
+  blkdiscard -o $((2001 * 4096)) -l $((4000 * 4096)) /dev/nbd0
+  [ "$(rest)" = "$before" ]
+  [ "$(part 2001 4000 | tr -d '\\0' | wc -c)" = 0 ]
+`;
 
 testInDirectory({
-  "fio reads from the device what it wrote and zeroes where it trimmed, also when the bucket is opened again":
+  "fio reads what it wrote, also when the bucket is opened again, and zeroes where it is discarded":
     async (bucket) => {
-      const options: DriveOptions = { bucket, size: "64M", ...smallCache };
+      const options: DriveOptions = { bucket, size: "32M", ...smallCache };
       await using drive = await Drive.start(options);
       await using guest = await KernelVm.boot({
         script: `${OURS.attach(drive)}
-          ${fio(TRIMMED)}
+          ${fio(TRIMMED_FIRST)}
           ${fio(MIXED)}
           ${OURS.detach}
           echo "written"
           read -r reopened
           ${OURS.attach(drive)}
           ${fio(`${MIXED} --verify_only`)}
+          ${DISCARD}
           ${OURS.detach}
         `,
       });
