@@ -144,6 +144,10 @@ export class Transmission implements Predecessor {
     return this.#moved + this.#replies.writes + this.#reader.bytes;
   }
 
+  get emptied(): number {
+    return this.#reader.emptied;
+  }
+
   /** `Clock.monotonic` of the moment since which it has been stalled, or at its end; Infinity if it gets on. */
   get stuckSinceMs(): number {
     return this.#stuckSinceMs;
