@@ -231,25 +231,6 @@ test("what a dead connection had been sent comes before the changes of its succe
     assertEquals((await successor.reply()).cookie, 2n);
   }));
 
-test("a client that always has one small request under way holds up no successor", () =>
-  serving(async ({ attach }) => {
-    const steady = await attach();
-    let isOver = false;
-    const reading = (async () => {
-      while (!isOver) await assertServed(steady);
-    })();
-    const begun = performance.now();
-    for (let i = 0; i < 5; i++) {
-      const client = await attach();
-      const written = await client.call({ type: NBD_CMD_WRITE, length: 10 }, pattern(10));
-      assertEquals(written.errno, 0);
-    }
-    const tookMs = performance.now() - begun;
-    isOver = true;
-    await reading;
-    assert(tookMs < 2000, `${tookMs} ms`);
-  }));
-
 test("a client that sends without a pause, and one that takes no replies, hold up no successor", () =>
   serving(async ({ attach }) => {
     const restless = await attach();
