@@ -216,7 +216,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   bucket.startServing();
   const server = new NbdServer(volume, {
     exportName: volumeName(settings),
-    description: describeExport(bucket.name, volume.info.uuid),
+    description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),
     readOnly: settings.readOnly,
     clock: systemClock,
     logger,

@@ -4,19 +4,22 @@
  * Attaching hands a connection to the running server over to the kernel and ends; nothing has to stay. From then on
  *
  * - a request of the kernel waits for its answer as long as it takes: no timeout is set, so ten minutes without S3 are
- *   ten minutes of waiting (and of "Possible stuck request" lines of the kernel, every 30 s);
- * - when the server dies, requests wait for another connection. Attaching again, which is what the unit of the server
- *   does after each start, gives them one. Those that were under way are then sent again, when the kernel
- *   next looks at them: at most 30 s later.
+ *   ten minutes of waiting, and of "Possible stuck request" lines in the kernel's log;
+ * - when the server ends, requests wait for another connection, and attaching again, which is what the server's unit does
+ *   after each start, gives them one. Those that were under way are sent again when the kernel next looks at
+ *   them, every 10 s (ATTACH_LOOK_MS).
  *
  * Both rest on the kernel's time for a request being 0 (drivers/block/nbd.c, nbd_xmit_timeout). With another it would
  * declare the connection dead whenever S3 is slow, and nobody would be there to bring a new one.
  *
- * A device that is attached is known by the uuid of its volume, which the kernel keeps as the device's backend: no other
- * volume can get under a file system that is mounted.
+ * A device keeps its disk, which the kernel knows by the name that it was given as its backend: the volume, and the epoch
+ * since which that has forgotten nothing (`Volume.unbrokenSince`). A stop stores everything, so a server that was stopped
+ * and started again is the same disk. One that was killed is not: what it had acknowledged and not yet stored is gone,
+ * the kernel has dropped its own copy, and the next fsync would be a lie. Then what waits fails, so that the file
+ * system stops and knows it, and the device can be attached anew once it is unmounted: what was flushed is there.
  */
 import { type Clock, sleep } from "../clock.ts";
-import { UsageError } from "../errors.ts";
+import { messageOf, UsageError } from "../errors.ts";
 import {
   ATTACH_DEAD_CONNECTION_S,
   ATTACH_LOOK_MS,
@@ -52,18 +55,30 @@ export async function attach(
   return await refusing(device, async () => {
     using control = openControl();
     const attached = attachedAs(index);
-    if (attached !== undefined) return await revive(control, index, attached, server, clock);
     using drive = await connectToDrive(server);
-    control.connect(index, drive.socket, {
-      sizeBytes: drive.sizeBytes,
-      blockBytes: BLOCK_BYTES,
-      transmissionFlags: drive.transmissionFlags,
-      deadConnectionS: ATTACH_DEAD_CONNECTION_S,
-      backend: backendOf(drive),
-    });
-    writeSystemFile(`/sys/block/nbd${index}/queue/io_timeout`, String(ATTACH_LOOK_MS));
-    return `${device}: attached, ${showBytes(drive.sizeBytes)}, ${drive.description}`;
+    if (attached === undefined) return connect(control, index, drive);
+    if (isSameDisk(drive, attached)) return await revive(control, index, attached, server, clock);
+    control.disconnect(index);
+    const why = "the server before ended without storing all that was written to the device";
+    try {
+      claim(index)[Symbol.dispose]();
+    } catch (error) {
+      throw new UsageError(`cut off, because ${why}; ${messageOf(error)}, then attach it again`);
+    }
+    return `${connect(control, index, drive)}; anew, because ${why}`;
   });
+}
+
+function connect(control: NbdControl, index: number, drive: DriveConnection): string {
+  control.connect(index, drive.socket, {
+    sizeBytes: drive.sizeBytes,
+    blockBytes: BLOCK_BYTES,
+    transmissionFlags: drive.transmissionFlags,
+    deadConnectionS: ATTACH_DEAD_CONNECTION_S,
+    backend: backendOf(drive),
+  });
+  writeSystemFile(`/sys/block/nbd${index}/queue/io_timeout`, String(ATTACH_LOOK_MS));
+  return `/dev/nbd${index}: attached, ${showBytes(drive.sizeBytes)}, ${drive.description}`;
 }
 
 /**
@@ -85,18 +100,22 @@ export async function detach(
       control.disconnect(index);
       return `${device}: detached; what was not stored yet has failed`;
     }
+    using drive = await connectToDrive(server);
+    const isSame = isSameDisk(drive, attached);
+    // while its connection is dead, opening the device may wait for ever, and storing will
+    if (isSame) await revive(control, index, attached, server, clock);
+    else control.disconnect(index);
     using claimed = claim(index);
-    // a connection that has died would let the sync wait for ever
-    await revive(control, index, attached, server, clock);
-    claimed.sync();
+    if (isSame) claimed.sync();
     control.disconnect(index);
-    return `${device}: detached, everything is stored`;
+    const end = isSame ? "everything is stored" : "the server before had not stored everything";
+    return `${device}: detached, ${end}`;
   });
 }
 
 interface Attached {
-  /** Undefined if somebody else has attached it: nbd-client names none. */
-  backend: string | undefined;
+  /** "" if another program has attached it: nbd-client gives none. */
+  backend: string;
   sizeBytes: number;
 }
 
@@ -105,13 +124,35 @@ function attachedAs(index: number): Attached | undefined {
   const folder = `/sys/block/nbd${index}`;
   if (readSystemFile(`${folder}/pid`) === undefined) return undefined;
   return {
-    backend: readSystemFile(`${folder}/backend`)?.trim() || undefined,
+    backend: readSystemFile(`${folder}/backend`)?.trim() ?? "",
     sizeBytes: Number(readSystemFile(`${folder}/size`)) * 512,
   };
 }
 
-function backendOf(drive: DriveConnection): string {
-  return `elasticdrive ${drive.volume}`;
+const BACKEND = /^elasticdrive (\S+) (\d+)$/;
+
+function backendOf({ identity }: DriveConnection): string {
+  return `elasticdrive ${identity.uuid} ${identity.unbrokenSince}`;
+}
+
+/** False if the device's volume has forgotten something since. Throws a UsageError if it is none of this server's. */
+function isSameDisk(drive: DriveConnection, { backend, sizeBytes }: Attached): boolean {
+  const found = BACKEND.exec(backend);
+  if (!found) {
+    throw new UsageError("attached by another program, such as nbd-client; detach it with that");
+  }
+  if (found[1] !== drive.identity.uuid) {
+    throw new UsageError(
+      `attached to another volume (${found[1]}) than that of ${drive.description}; detach it ` +
+        "first, or choose another device",
+    );
+  }
+  if (drive.sizeBytes < sizeBytes) {
+    throw new UsageError(
+      `has ${showBytes(sizeBytes)}, and the drive has only ${showBytes(drive.sizeBytes)} now`,
+    );
+  }
+  return backend === backendOf(drive);
 }
 
 /**
@@ -125,22 +166,15 @@ async function revive(
   server: ServerAddress,
   clock: Clock,
 ): Promise<string> {
-  const device = `/dev/nbd${index}`;
-  if (attached.backend === undefined) {
-    throw new UsageError(
-      "another program has attached it, such as nbd-client; detach it with that first",
-    );
-  }
   for (let offer = 1; offer <= ATTACH_OFFERS; offer++) {
     using drive = await connectToDrive(server);
-    refuseAnother(drive, attached);
     control.reconnect(index, drive.socket, attached.backend);
     if (drive.letGo() === "the kernel has it") {
-      return `${device}: attached again, ${sizeOf(drive, attached)}, ${drive.description}`;
+      return `/dev/nbd${index}: attached again, ${sizeOf(drive, attached)}, ${drive.description}`;
     }
     if (offer < ATTACH_OFFERS) await sleep(clock, ATTACH_OFFER_MS);
   }
-  return `${device}: attached already, and its connection lives`;
+  return `/dev/nbd${index}: attached already, and its connection lives`;
 }
 
 /** A device that is in use never changes its size: the kernel could deadlock, and a file system would not notice. */
@@ -148,20 +182,6 @@ function sizeOf(drive: DriveConnection, attached: Attached): string {
   const size = showBytes(attached.sizeBytes);
   if (drive.sizeBytes === attached.sizeBytes) return size;
   return `${size} (${showBytes(drive.sizeBytes)} once it is detached and attached anew)`;
-}
-
-function refuseAnother(drive: DriveConnection, { backend, sizeBytes }: Attached): void {
-  if (backend !== backendOf(drive)) {
-    throw new UsageError(
-      `is attached to another volume (${backend}) than that of ${drive.description}; detach it ` +
-        "first, or choose another device",
-    );
-  }
-  if (drive.sizeBytes < sizeBytes) {
-    throw new UsageError(
-      `has ${showBytes(sizeBytes)}, and the drive has only ${showBytes(drive.sizeBytes)} now`,
-    );
-  }
 }
 
 /** Nobody can mount it from now on. */

@@ -1,6 +1,6 @@
 /** A connection to the server of a drive, made so that the kernel can have it: one whose number is known. */
 import { UsageError } from "../errors.ts";
-import { volumeOf } from "../export_description.ts";
+import { type DiskIdentity, identityIn } from "../export_description.ts";
 import { ATTACH_ANSWER_S } from "../limits.ts";
 import {
   AF_INET,
@@ -31,16 +31,15 @@ export class DriveConnection implements Disposable {
   readonly sizeBytes: number;
   readonly transmissionFlags: number;
   readonly description: string;
-  /** Its uuid. */
-  readonly volume: string;
+  readonly identity: DiskIdentity;
   #isClosed = false;
 
-  constructor(socket: Socket, offered: OfferedExport, volume: string) {
+  constructor(socket: Socket, offered: OfferedExport, identity: DiskIdentity) {
     this.socket = socket;
     this.sizeBytes = offered.sizeBytes;
     this.transmissionFlags = offered.transmissionFlags;
     this.description = offered.description;
-    this.volume = volume;
+    this.identity = identity;
   }
 
   /** Closes it here, and looks whether the kernel goes on with it: a socket is listed as long as anybody holds it. */
@@ -84,13 +83,13 @@ function negotiate(family: number, address: Uint8Array<ArrayBuffer>): DriveConne
     socket.limitWaits(ATTACH_ANSWER_S);
     const offered = negotiateExport(socket);
     socket.limitWaits(0); // the kernel waits as long as it takes
-    const volume = volumeOf(offered.description);
-    if (volume === undefined) {
+    const identity = identityIn(offered.description);
+    if (identity === undefined) {
       throw new UsageError(
-        "the server there does not say which volume it has; it is no ElasticDrive, or an old one",
+        "the server there does not say which disk it has; it is no ElasticDrive, or an old one",
       );
     }
-    return new DriveConnection(socket, offered, volume);
+    return new DriveConnection(socket, offered, identity);
   } catch (error) {
     socket[Symbol.dispose]();
     throw error;

@@ -52,7 +52,8 @@ export const CLIENT_FLAGS_BYTES = 4;
 export const OPTION_HEADER_BYTES = 16;
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
+// a byte order mark is a character of the name like any other
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -69,6 +69,15 @@ export interface Export {
   readOnly: boolean;
 }
 
+/** To all others it makes no difference how much data there is, only whether there is any. */
+const OPTIONS_WITH_DATA = [
+  NBD_OPT_INFO,
+  NBD_OPT_GO,
+  NBD_OPT_LIST_META_CONTEXT,
+  NBD_OPT_SET_META_CONTEXT,
+];
+const SOME_DATA = new Uint8Array(1);
+
 /** What an option leads to. */
 type Next = "haggle" | "transmission" | "end";
 
@@ -313,8 +322,11 @@ class Handshake {
       throw new ProtocolError(`NBD_OPT_EXPORT_NAME: a name of ${header.length} bytes`);
     }
     if (!(await this.#received.skip(this.#conn, header.length))) return "end";
-    if (header.option === NBD_OPT_ABORT) return await this.#abort();
-    if (this.#needsTls) return this.#refuseInClear(header.option);
+    if (this.#needsTls || !OPTIONS_WITH_DATA.includes(header.option)) {
+      return await this.#answer(header.option, SOME_DATA);
+    }
+    // also a selection that fails replaces the one before
+    if (header.option === NBD_OPT_SET_META_CONTEXT) this.#contextOf = undefined;
     const text = `option data may have ${OPTION_BYTES_MAX} bytes at most`;
     return this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
   }

@@ -5,6 +5,9 @@
  *
  * It also says up to which seq all was stored when it was renewed: the newest segments have nobody else to say so,
  * and one that is missing after a crash would look like the end of the log.
+ *
+ * And it says since which epoch the volume has gone from one holder to the next without a loss: a holder that released
+ * it had stored everything that it had acknowledged; one that did not may not have.
  */
 import type { Bucket, FoundObject } from "../bucket/bucket.ts";
 import { type Clock, sleep } from "../clock.ts";
@@ -52,6 +55,8 @@ interface LeaseFile {
   released: boolean;
   /** Every segment up to this seq was stored then. */
   storedUpTo: number;
+  /** Every holder from this epoch on has stored all that it acknowledged, this one once it has released; absent: unknown. */
+  unbrokenSince?: number;
 }
 
 /** What the lease tells somebody else. */
@@ -70,6 +75,8 @@ export interface Tenancy {
   /** The volume and its holder, for messages: "... was last heard of 7 s ago". */
   what: string;
   storedUpTo: number;
+  /** Every holder from this epoch on has stored all that it acknowledged; undefined if the last may not have. */
+  unbrokenSince: number | undefined;
 }
 
 /**
@@ -91,11 +98,12 @@ export async function readTenancy(
   const who = `${holder.host} (pid ${holder.pid}${opening ? "" : `, epoch ${epoch}`})`;
   const what = `${bucket.name} is ${opening ? "being opened" : "open"} on ${who}, ` +
     `which was last heard of ${seconds} s ago`;
-  if (released) return { etag, holder, epoch, state: "released", what, storedUpTo };
+  const told = { etag, holder, epoch, what, storedUpTo };
+  if (released) return { ...told, state: "released", unbrokenSince: lease.unbrokenSince };
   const isGone = host.isGone(holder, renewedAt);
   const isSilent = isGone === undefined && seconds * 1000 > LEASE_EXPIRED_MS;
   const state = isGone ? "gone" : isSilent ? "silent" : "held";
-  return { etag, holder, epoch, state, what, storedUpTo };
+  return { ...told, state, unbrokenSince: undefined };
 }
 
 /** A process that is about to open the volume. */
@@ -204,6 +212,7 @@ async function writeReservation(
     renewedAt: clock.now(),
     released,
     storedUpTo: before?.storedUpTo ?? 0,
+    unbrokenSince: before?.unbrokenSince,
   };
   const condition = etag === null ? { ifAbsent: true as const } : { ifMatch: etag };
   const result = await bucket.put(LEASE_KEY, encodeChecked(lease), condition);
@@ -218,6 +227,7 @@ export class Lease {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #storedUpTo: () => number;
+  readonly #unbrokenSince: number;
   readonly #onFenced: (error: FencedError) => void;
   #etag: string | null = null;
   #cancelTimer: (() => void) | null = null;
@@ -226,6 +236,7 @@ export class Lease {
 
   /**
    * @param storedUpTo the seq up to which every segment is known to be stored
+   * @param unbrokenSince the epoch from which on every holder before this one has stored all that it acknowledged
    * @param onFenced called when another writer's lease is found where ours was
    */
   constructor(
@@ -235,6 +246,7 @@ export class Lease {
     clock: Clock,
     logger: Logger,
     storedUpTo: () => number,
+    unbrokenSince: number,
     onFenced: (error: FencedError) => void,
   ) {
     this.#bucket = bucket;
@@ -243,6 +255,7 @@ export class Lease {
     this.#clock = clock;
     this.#logger = logger;
     this.#storedUpTo = storedUpTo;
+    this.#unbrokenSince = unbrokenSince;
     this.#onFenced = onFenced;
   }
 
@@ -289,6 +302,7 @@ export class Lease {
         renewedAt: this.#clock.now(),
         released,
         storedUpTo: this.#storedUpTo(),
+        unbrokenSince: this.#unbrokenSince,
       };
       const bytes = encodeChecked(lease);
       const condition = this.#etag === null ? { ifAbsent: true as const } : { ifMatch: this.#etag };

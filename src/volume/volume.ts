@@ -103,6 +103,12 @@ export class Volume implements BlockDevice {
   readonly info: VolumeInfo;
   /** The epoch claimed by this opening. */
   readonly epoch: number;
+  /**
+   * The epoch since which this machine alone has had the volume, and every writer has stored all that it acknowledged,
+   * flushed or not. A client that outlives a writer, as the kernel does, may go on with the next one only as long as
+   * this stays the same: else it takes for written what is lost, or for read what is changed.
+   */
+  readonly unbrokenSince: number;
 
   readonly #contents: Contents;
   readonly #read: ReadPath;
@@ -160,7 +166,9 @@ export class Volume implements BlockDevice {
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
-    const volume = new Volume(options, around, grown, recovered);
+    const isOurs = before?.holder.host === host.me.host;
+    const unbrokenSince = isOurs ? before?.unbrokenSince : undefined;
+    const volume = new Volume(options, around, grown, recovered, unbrokenSince);
     await volume.#lease.acquire(leaseEtag);
     if (before?.state === "gone") host.forget(before.holder);
     volume.#reclaimer.consider();
@@ -172,6 +180,7 @@ export class Volume implements BlockDevice {
     around: Surroundings,
     info: VolumeInfo,
     recovered: Recovered,
+    unbrokenSince?: number,
   ) {
     const { bucket, clock, logger, host } = around;
     const { map, writer, lastSeq } = recovered;
@@ -179,6 +188,7 @@ export class Volume implements BlockDevice {
     this.sizeBytes = info.volumeBytes;
     this.preferredBytes = info.stripeBytes;
     this.epoch = writer.epoch;
+    this.unbrokenSince = unbrokenSince ?? writer.epoch;
     this.#claimSeq = lastSeq;
     this.#clock = clock;
     this.#logger = logger;
@@ -220,6 +230,7 @@ export class Volume implements BlockDevice {
       clock,
       logger,
       () => uploader.storedUpTo,
+      this.unbrokenSince,
       (error) => this.#fail(error),
     );
   }

@@ -78,6 +78,7 @@ const PYTHON_HEAD = `
 import errno, nbd, random, sys
 h = nbd.NBD()
 h.set_strict_mode(0)
+h.add_meta_context("base:allocation")
 h.connect_uri(sys.argv[1])
 size = h.get_size()
 
@@ -188,7 +189,26 @@ for flag in [NO_HOLE, DF, REQ_ONE, FAST_ZERO, 0x4000]:
     refused(errno.EINVAL, h.pwrite, bytes(512), 0, flags=flag)
     refused(errno.EINVAL, h.flush, flags=flag)
     refused(errno.EINVAL, h.trim, 512, 0, flags=flag)
-refused(errno.EINVAL, h.zero, 512, 0, flags=DF)
+for flag in [DF, REQ_ONE, 0x4000]:
+    refused(errno.EINVAL, h.zero, 512, 0, flags=flag)
+def status(length, offset, flags=0):
+    entries = []
+    h.block_status(length, offset, lambda context, at, found, error: entries.extend(found), flags=flags)
+    return entries
+for flag in [NO_HOLE, DF, FAST_ZERO, 0x4000]:
+    refused(errno.EINVAL, status, 512, 0, flags=flag)
+for length, offset in [(1, size), (4096, size - 4095), (0xffffffff, 0), (1, (1 << 63) - 1)]:
+    refused(errno.EINVAL, status, length, offset)
+assert status(4096, 0, flags=FUA | REQ_ONE) == [4096, 3]
+# of nothing: proto.md leaves the answer open, but the connection goes on
+for offset in [0, 1, size]:
+    h.pread(0, offset)
+    h.pwrite(b"", offset)
+    h.zero(0, offset)
+    h.trim(0, offset)
+    h.cache(0, offset)
+    h.pread(1, 0)
+refused(errno.EINVAL, status, 0, 0)
 refused(errno.ENOTSUP, h.zero, 511, 0, flags=FAST_ZERO)
 h.zero(8192, 4096, flags=FAST_ZERO | NO_HOLE | FUA)
 h.pread(512, 0, flags=FUA)

@@ -35,6 +35,7 @@ export const OURS: NbdAttacher = {
 BUCKET=file:/another/machine/has/it
 [server]
 listen=10.0.2.2
+insecure=yes
 port=${port}
 END
     ${OWN} attach /dev/nbd0
@@ -42,9 +43,10 @@ END
   detach: `${OWN} detach /dev/nbd0`,
 };
 
-/** Waits until a mirror has nothing to resync, and is whole; mdadm's own wait fails where there is nothing to wait for. */
+/** Waits until both sides of a mirror are there and the same. */
 export const UNTIL_MIRRORED = `
-  until grep -q '\\[UU\\]' /proc/mdstat && ! grep -q 're[sc]' /proc/mdstat; do usleep 100000; done
+  of_mirror() { cat /sys/block/md0/md/$1; }
+  until [ "$(of_mirror degraded)" = 0 ] && [ "$(of_mirror resync_start)" = none ]; do usleep 100000; done
 `;
 
 /** `make_files NAME COUNT`: random files below /s3/NAME, and their sums beside them; stored when it ends. */

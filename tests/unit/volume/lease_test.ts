@@ -115,6 +115,41 @@ Deno.test("an opening that fails gives the lease back, with what it said of the 
   assertEquals([leaseIn(bucket).released, leaseIn(bucket).storedUpTo], [true, storedUpTo]);
 });
 
+Deno.test("a volume is unbroken while each writer on this machine stores everything before it ends", async () => {
+  const bucket = new MemoryBucket();
+  const clock = new ManualClock();
+  const open = async (host = here, takeover = false) =>
+    (await openVolume({ takeover }, { bucket, clock, host })).volume;
+  const first = await open();
+  assertEquals(first.unbrokenSince, first.epoch);
+  await first.close();
+  const second = await open();
+  assertEquals(second.unbrokenSince, first.epoch);
+  second.abandon(); // as a crash would
+  const third = await open(here, true);
+  assertEquals(third.unbrokenSince, third.epoch);
+  await third.close();
+  const elsewhere = await open(there);
+  assertEquals(elsewhere.unbrokenSince, elsewhere.epoch);
+  await elsewhere.close();
+  const back = await open();
+  assertEquals(back.unbrokenSince, back.epoch);
+  await back.close();
+});
+
+Deno.test("an opening that fails after a crash does not make the volume look unbroken", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  volume.abandon();
+  bucket.flipBit(segmentKey(1), 100);
+  const damaged = () => openVolume({ takeover: true }, { bucket, clock, host: here });
+  await assertRejects(damaged, DamageError);
+  assertEquals(leaseIn(bucket).released, true);
+  bucket.flipBit(segmentKey(1), 100);
+  const { volume: next } = await openVolume({}, { bucket, clock, host: here });
+  assertEquals(next.unbrokenSince, next.epoch);
+  await next.close();
+});
+
 Deno.test("--takeover opens at once, and the first finds out when it renews its lease", async () => {
   const { volume, bucket, failures, clock } = await openVolume({}, { host: here });
   const logger = rememberingLogger();

@@ -84,7 +84,16 @@ async function storeLastBatch(bucket: MemoryBucket, clock: ManualClock): Promise
     throw error;
   };
   const told = () => LAST_SEQ;
-  const lease = new Lease(bucket, host, { epoch, id: writer }, clock, silentLogger, told, fenced);
+  const lease = new Lease(
+    bucket,
+    host,
+    { epoch, id: writer },
+    clock,
+    silentLogger,
+    told,
+    epoch,
+    fenced,
+  );
   await lease.acquire(null);
   lease.stop();
 }
