@@ -19,14 +19,17 @@ import {
   defaultSettings,
   describe,
   findConfig,
+  JOURNAL_OFF,
   parseConfig,
   type Settings,
   volumeName,
 } from "./src/config.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { describeExport } from "./src/export_description.ts";
-import { LocalHost } from "./src/host.ts";
-import { BLOCK_BYTES } from "./src/limits.ts";
+import { LocalHost, runtimeDirectory } from "./src/host.ts";
+import { JournalFolder } from "./src/journal/journal_folder.ts";
+import { JournaledDevice } from "./src/journal/journaled_device.ts";
+import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
@@ -185,6 +188,32 @@ function showAddress(listener: Deno.Listener): string {
     : (address as Deno.UnixAddr).path;
 }
 
+/** Undefined when what is not stored ends with the program. */
+function journalFolder(settings: Settings, host: LocalHost): JournalFolder | undefined {
+  const { journal = runtimeDirectory() } = settings;
+  if (journal === undefined || journal === JOURNAL_OFF) return undefined;
+  return new JournalFolder(journal, host.bootedAtMs);
+}
+
+/** The volume with its journal; what the process before did not store is written again. */
+async function openJournal(
+  volume: Volume,
+  folder: JournalFolder,
+  cacheStripes: number,
+  logger: Logger,
+): Promise<JournaledDevice> {
+  const { path, files } = folder.adopt(volume.info.uuid, volume.epoch, volume.unbrokenSince);
+  const cacheBytes = cacheStripes * volume.info.stripeBytes;
+  const device = new JournaledDevice(volume, path, files, {
+    bytesMax: cacheBytes,
+    fileBytesMax: Math.max(SEGMENT_DATA_BYTES_MAX, cacheBytes * SEAL_SHARE),
+    logger,
+  });
+  const changes = await device.replay();
+  if (changes > 0) logger.info(`${changes} changes that were not stored are made again`);
+  return device;
+}
+
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
@@ -201,12 +230,14 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   const bucket = await openBucket(settings, logger, mayCreate);
   cleanUp.defer(() => bucket.close());
   const ended = Promise.withResolvers<number>();
+  const folder = journalFolder(settings, host);
   const volume = await Volume.open(options, {
     bucket,
     clock: systemClock,
     chance: systemChance,
     logger,
     host,
+    survivedSince: (uuid, epoch) => folder?.unbrokenSince(uuid, epoch),
     onFailure: (error) => {
       logger.error(error.message);
       ended.resolve(error instanceof FencedError ? EXIT_FENCED : EXIT_NOT_STORED);
@@ -214,7 +245,8 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   });
   isHeld = true;
   bucket.startServing();
-  const server = new NbdServer(volume, {
+  const journaled = folder && await openJournal(volume, folder, settings.cacheStripes, logger);
+  const server = new NbdServer(journaled ?? volume, {
     exportName: volumeName(settings),
     description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),
     readOnly: settings.readOnly,
@@ -235,6 +267,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   );
   manager.ready(condition);
   const code = await ended.promise;
+  if (code === EXIT_CLEAN) journaled?.end();
   const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
   logger.info(
     `${puts} PUT, ${gets} GET, ${lists} LIST, ${deletes} DELETE, ${retries} tried again; ` +

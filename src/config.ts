@@ -31,6 +31,8 @@ export interface Settings extends Omit<Values, "listen" | "ioTimeoutMs"> {
 
 /** Keys that mean nothing to a directory. The AWS keys do neither, but stay in a file switched to `file:` for a trial. */
 const S3_ONLY: readonly Field[] = ["endpoint", "region", "pathStyle", "storageClass"];
+/** The value of `journal` that is no path. */
+export const JOURNAL_OFF = "off";
 /** What sockaddr_un has room for before its zero. */
 const SOCKET_PATH_BYTES_MAX = 107;
 
@@ -165,9 +167,9 @@ function resolvePaths(values: Found["values"], folder: string): void {
   if (values.bucket?.kind === "directory") {
     values.bucket = { kind: "directory", path: resolve(folder, values.bucket.path) };
   }
-  for (const field of ["socket", "tlsCert", "tlsKey", "tlsCa"] as const) {
+  for (const field of ["socket", "tlsCert", "tlsKey", "tlsCa", "journal"] as const) {
     const path = values[field];
-    if (path) values[field] = resolve(folder, path);
+    if (path && path !== JOURNAL_OFF) values[field] = resolve(folder, path);
   }
 }
 

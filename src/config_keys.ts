@@ -50,6 +50,7 @@ export interface Values {
   readonly insecure: boolean;
   readonly socket?: string;
   readonly readOnly: boolean;
+  readonly journal?: string;
   readonly ioTimeoutMs: number;
   readonly uploads: number;
   readonly readaheadBytes: number;
@@ -330,6 +331,10 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
   readOnly: server("readonly", boolean, {
     default: "no",
     doc: "serve the disk without letting clients change it",
+  }),
+  journal: server("journal", path, {
+    absent: "systemd's RUNTIME_DIRECTORY, or off without it",
+    doc: "directory in memory that keeps what is not stored if the program dies; or off",
   }),
   ioTimeoutMs: server("iotimeout", seconds(0.1, "wait for ever"), {
     default: "0",

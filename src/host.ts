@@ -38,10 +38,14 @@ export class LocalHost implements Host {
     this.me = { host, pid: Deno.pid, trace: "" };
   }
 
+  /** When this machine was started, in ms since 1970. */
+  get bootedAtMs(): number {
+    return this.#clock.now() - Deno.osUptime() * 1000;
+  }
+
   isGone(holder: Holder, renewedAt: number): boolean | undefined {
     if (holder.host !== this.me.host) return undefined;
-    const bootedAt = this.#clock.now() - Deno.osUptime() * 1000;
-    if (renewedAt < bootedAt) return true; // it ended with the boot before this one
+    if (renewedAt < this.bootedAtMs) return true; // it ended with the boot before this one
     const [path, inode] = holder.trace.split(" ");
     let file: Deno.FsFile;
     try {
@@ -77,10 +81,15 @@ function removeLock(path: string): void {
 /** Where a small file can lie for as long as this boot lasts, best first. */
 function lockDirectories(): string[] {
   const directories = [
-    Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0], // systemd's RuntimeDirectory=
+    runtimeDirectory(),
     "/run/lock",
     Deno.env.get("XDG_RUNTIME_DIR"),
     Deno.env.get("TMPDIR") ?? "/tmp",
   ];
   return directories.filter((directory) => directory !== undefined && directory !== "") as string[];
+}
+
+/** Of systemd's RuntimeDirectory= (systemd.exec(5)): in memory, and this service's own. */
+export function runtimeDirectory(): string | undefined {
+  return Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
 }

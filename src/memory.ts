@@ -9,7 +9,8 @@ import {
   RUNTIME_BYTES,
   SMALL_REQUEST_BYTES,
 } from "./limits.ts";
-import { Volume, type VolumeOptions } from "./volume/volume.ts";
+import { volumeMemoryBytesMax } from "./volume/memory.ts";
+import type { VolumeOptions } from "./volume/volume.ts";
 import type { VolumeInfo } from "./volume/volume_info.ts";
 
 /** Bytes that the whole process takes, at most. */
@@ -17,5 +18,5 @@ export function memoryBytesMax(options: VolumeOptions, info: VolumeInfo): number
   const requests = IN_FLIGHT_BYTES_MAX + REQUEST_BYTES_MAX +
     CONNECTIONS_MAX * (SMALL_REQUEST_BYTES + CONNECTION_BYTES_MAX) +
     HANDSHAKES_MAX * RECEIVE_BUFFER_BYTES;
-  return RUNTIME_BYTES + Volume.memoryBytesMax(options, info) + requests;
+  return RUNTIME_BYTES + volumeMemoryBytesMax(options, info) + requests;
 }

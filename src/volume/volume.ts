@@ -15,17 +15,10 @@ import { FencedError, messageOf, UsageError } from "../errors.ts";
 import {
   BLOCK_BYTES,
   CHECKPOINT_MS,
-  CHECKPOINT_PART_BYTES_MAX,
   CHECKPOINT_SEGMENTS,
-  DIRTY_SHARE,
-  DOWNLOADS_MAX,
-  GET_BYTES_MAX,
   IDLE_SEGMENTS_MAX,
-  MAP_PAGE_STRIPES,
-  PATCHES_MAX,
   RECLAIM_BYTES_MIN,
   SEGMENT_DATA_BYTES_MAX,
-  SEGMENTS_SMALL_MAX,
   STRIPE_BYTES_DEFAULT,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
@@ -49,7 +42,7 @@ import {
 import { ReadPath } from "./read.ts";
 import { Reclaimer } from "./reclaim.ts";
 import { recover, type Recovered } from "./recovery.ts";
-import { SEGMENT_BYTES_MAX, segmentBytesFor } from "./segment.ts";
+import { segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
 import { TrimPath } from "./trim.ts";
 import { Uploader } from "./uploader.ts";
@@ -89,6 +82,11 @@ export interface Surroundings {
   chance: Chance;
   logger: Logger;
   host: Host;
+  /**
+   * The epoch since which nothing that the writer of `epoch` knew was lost, if all that it acknowledged and did not
+   * store will be written again before anybody uses the volume; else undefined.
+   */
+  survivedSince?: (uuid: string, epoch: number) => number | undefined;
   /** Told once if the open volume has failed for good; a FencedError if another writer has it. */
   onFailure: (error: Error) => void;
 }
@@ -167,7 +165,9 @@ export class Volume implements BlockDevice {
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
     const isOurs = before?.holder.host === host.me.host;
-    const unbrokenSince = isOurs ? before?.unbrokenSince : undefined;
+    const released = isOurs ? before?.unbrokenSince : undefined;
+    const unbrokenSince = released ??
+      around.survivedSince?.(info.uuid, recovered.writer.epoch - 1);
     const volume = new Volume(options, around, grown, recovered, unbrokenSince);
     await volume.#lease.acquire(leaseEtag);
     if (before?.state === "gone") host.forget(before.holder);
@@ -233,26 +233,6 @@ export class Volume implements BlockDevice {
       this.unbrokenSince,
       (error) => this.#fail(error),
     );
-  }
-
-  /**
-   * Bytes of memory that the volume's own parts take, at most, once it is as full as it can be.
-   *
-   * @param options `volumeBytes` and `stripeBytes` are those of the open volume
-   */
-  static memoryBytesMax(options: VolumeOptions, info: VolumeInfo): number {
-    const { stripeBytes, volumeBytes } = info;
-    const stripes = Math.ceil(volumeBytes / stripeBytes);
-    const cache = options.cacheStripes * stripeBytes;
-    const saved = cache * DIRTY_SHARE; // sealed stripes that are overwritten before they are copied
-    const uploads = options.uploads * SEGMENT_BYTES_MAX;
-    const downloads = DOWNLOADS_MAX * Math.max(GET_BYTES_MAX, stripeBytes);
-    const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * MAP_PAGE_STRIPES * 12;
-    const patches = Math.min(PATCHES_MAX, stripes * 8) * 100;
-    // while a checkpoint is stored, pages that change are kept as they were
-    const checkpoint = map + 2 * CHECKPOINT_PART_BYTES_MAX;
-    const segments = (SEGMENTS_SMALL_MAX + 6 * volumeBytes / SEGMENT_DATA_BYTES_MAX) * 100;
-    return cache + saved + uploads + downloads + map + patches + checkpoint + segments;
   }
 
   tryRead(offset: number, target: Uint8Array): boolean {

@@ -8,6 +8,7 @@ const COMMON = ["clock.ts", "errors.ts", "limits.ts", "logger.ts"].map((file) =>
 /** What a folder may use of the next one. */
 const NEXT: Record<string, string[]> = {
   "src/nbd": ["src/volume/block_device.ts"],
+  "src/journal": ["src/volume/block_device.ts"],
   "src/volume": ["src/bucket/bucket.ts"],
   "src/bucket": [],
   "src/linux": ["src/nbd/constants.ts", "src/export_description.ts", "src/progress.ts"],

@@ -6,7 +6,7 @@ import type { Bucket } from "../../../src/bucket/bucket.ts";
 import { BLOCK_BYTES } from "../../../src/limits.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
 import type { Host } from "../../../src/volume/lease.ts";
-import { Volume, type VolumeOptions } from "../../../src/volume/volume.ts";
+import { type Surroundings, Volume, type VolumeOptions } from "../../../src/volume/volume.ts";
 import { fixedChance, ManualClock } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 
@@ -49,27 +49,47 @@ export interface Opened<B extends Bucket = MemoryBucket> {
 
 let openings = 0;
 
+type SurvivedSince = Surroundings["survivedSince"];
+
 /** Opens a volume; in a bucket given, or in a new one. */
 export async function openVolume(
   options?: Partial<VolumeOptions>,
-  around?: { bucket?: MemoryBucket; clock?: ManualClock; host?: Host; logger?: Logger },
+  around?: {
+    bucket?: MemoryBucket;
+    clock?: ManualClock;
+    host?: Host;
+    logger?: Logger;
+    survivedSince?: SurvivedSince;
+  },
 ): Promise<Opened>;
 export async function openVolume<B extends Bucket>(
   options: Partial<VolumeOptions>,
-  around: { bucket: B; clock?: ManualClock; host?: Host; logger?: Logger },
+  around: {
+    bucket: B;
+    clock?: ManualClock;
+    host?: Host;
+    logger?: Logger;
+    survivedSince?: SurvivedSince;
+  },
 ): Promise<Opened<B>>;
 export async function openVolume(
   options: Partial<VolumeOptions> = {},
-  around: { bucket?: Bucket; clock?: ManualClock; host?: Host; logger?: Logger } = {},
+  around: {
+    bucket?: Bucket;
+    clock?: ManualClock;
+    host?: Host;
+    logger?: Logger;
+    survivedSince?: SurvivedSince;
+  } = {},
 ): Promise<Opened<Bucket>> {
   const { bucket = new MemoryBucket(), clock = new ManualClock() } = around;
-  const { host = hostNamed("here"), logger = silentLogger } = around;
+  const { host = hostNamed("here"), logger = silentLogger, survivedSince } = around;
   const failures: Error[] = [];
   const chance = { ...fixedChance(0.5), uuid: () => uuidOf(++openings) };
   const onFailure = (error: Error) => void failures.push(error);
   const volume = await Volume.open(
     { ...OPTIONS, ...options },
-    { bucket, clock, chance, logger, host, onFailure },
+    { bucket, clock, chance, logger, host, survivedSince, onFailure },
   );
   return { volume, bucket, clock, failures };
 }

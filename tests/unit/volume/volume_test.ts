@@ -3,7 +3,7 @@ import { DamageError, UsageError } from "../../../src/errors.ts";
 import { BLOCK_BYTES, CHECKPOINT_MS, GIB, MIB, TIB } from "../../../src/limits.ts";
 import { decodeChecked, encodeChecked } from "../../../src/volume/checked_json.ts";
 import { listCheckpoints } from "../../../src/volume/checkpoint.ts";
-import { Volume } from "../../../src/volume/volume.ts";
+import { volumeMemoryBytesMax } from "../../../src/volume/memory.ts";
 import { VOLUME_KEY, type VolumeInfo } from "../../../src/volume/volume_info.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 import {
@@ -230,9 +230,9 @@ Deno.test("a checkpoint that can't be stored is a warning, and the disk goes on"
 Deno.test("the memory a volume may take is stated, and covers its cache and its map", () => {
   const options = { ...OPTIONS, cacheStripes: 4096, uploads: 8 };
   const info = { format: 1, uuid: "", created: "", stripeBytes: 64 * KIB, volumeBytes: 1 * GIB };
-  const small = Volume.memoryBytesMax(options, info);
+  const small = volumeMemoryBytesMax(options, info);
   assert(small > 256 * MIB && small < 1 * GIB, `${small}`);
-  const large = Volume.memoryBytesMax(options, { ...info, volumeBytes: 1 * TIB });
+  const large = volumeMemoryBytesMax(options, { ...info, volumeBytes: 1 * TIB });
   assert(
     large - small > 2 * 190 * MIB && large - small < 2 * 260 * MIB,
     `${large - small} for a TiB more`,

@@ -1,0 +1,60 @@
+/**
+ * Where the journals of volumes lie, and which of them still counts.
+ *
+ *   <folder>/<uuid of the volume>/<epoch>.<unbroken since>/<number>
+ *
+ * The journal of an epoch is good for who claims the next one: then nobody had the volume in between, and what the
+ * journal says is the newest. Any other is of no use, and so is one of an earlier boot, which can only be there if
+ * the folder does not lie in memory.
+ */
+import { join } from "node:path";
+
+export class JournalFolder {
+  readonly #folder: string;
+  readonly #bootedAtMs: number;
+
+  /** @param bootedAtMs when this machine was started, in ms since 1970 */
+  constructor(folder: string, bootedAtMs: number) {
+    this.#folder = folder;
+    this.#bootedAtMs = bootedAtMs;
+  }
+
+  /** The epoch since which nothing was forgotten, if the journal of `epoch` is here; else undefined. */
+  unbrokenSince(uuid: string, epoch: number): number | undefined {
+    const name = this.#find(uuid, epoch);
+    return name === undefined ? undefined : Number(name.split(".")[1]);
+  }
+
+  /**
+   * Makes the journal of `epoch - 1`, if it is here, that of `epoch`, in one step, and removes all others of the volume.
+   * Returns its folder, which is there then, and the numbers of the files in it, oldest first.
+   */
+  adopt(uuid: string, epoch: number, unbrokenSince: number): { path: string; files: number[] } {
+    const name = `${epoch}.${unbrokenSince}`;
+    const path = join(this.#folder, uuid, name);
+    const before = this.#find(uuid, epoch - 1);
+    if (before !== undefined) Deno.renameSync(join(this.#folder, uuid, before), path);
+    for (const other of this.#names(uuid)) {
+      if (other !== name) Deno.removeSync(join(this.#folder, uuid, other), { recursive: true });
+    }
+    Deno.mkdirSync(path, { recursive: true, mode: 0o700 });
+    const numbers = [...Deno.readDirSync(path)].map((entry) => Number(entry.name));
+    return { path, files: numbers.toSorted((a, b) => a - b) };
+  }
+
+  #find(uuid: string, epoch: number): string | undefined {
+    const name = this.#names(uuid).find((one) => new RegExp(`^${epoch}\\.\\d+$`).test(one));
+    if (name === undefined) return undefined;
+    const { mtime } = Deno.statSync(join(this.#folder, uuid, name));
+    return mtime !== null && mtime.getTime() >= this.#bootedAtMs ? name : undefined;
+  }
+
+  #names(uuid: string): string[] {
+    try {
+      return [...Deno.readDirSync(join(this.#folder, uuid))].map((entry) => entry.name);
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return [];
+      throw error;
+    }
+  }
+}

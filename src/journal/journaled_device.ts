@@ -1,0 +1,255 @@
+/**
+ * A disk that forgets nothing when only its program dies.
+ *
+ * A volume acknowledges a change when it is in memory. Here each change is first written to a file that lies in memory
+ * too, but does not end with the process (journal_file.ts). Whoever opens the volume next makes those changes again
+ * before anybody uses it. So the Linux kernel, which outlives us, may go on with the next process as if
+ * nothing had happened: what it was told is written is there, flushed or not.
+ *
+ *   change ──▶ current file ──▶ volume        flush, or FILE full: the current file becomes an old one
+ *              old files ──▶ removed, oldest first, each when a flush begun after its last change is done
+ *
+ * Promises
+ * - While the journal's folder has its own name, it holds every change that is acknowledged and not stored.
+ * - It never delays or fails a request. When the files exceed `bytesMax` (S3 is away and the same blocks are
+ *   written again and again), or can't be written, it is given up: the folder is removed, so that nobody trusts it. A new
+ *   one takes over when a flush has stored what was not recorded.
+ */
+import { join } from "node:path";
+import { messageOf, TimeoutError } from "../errors.ts";
+import type { Logger } from "../logger.ts";
+import type { BlockDevice, Done, Extent } from "../volume/block_device.ts";
+import {
+  type Change,
+  CHANGE_TRIM,
+  CHANGE_WRITE,
+  CHANGE_ZERO,
+  changesIn,
+  JournalFile,
+} from "./journal_file.ts";
+
+export interface JournalOptions {
+  /** Of all files together. */
+  bytesMax: number;
+  /** A file that has so many is followed by the next. */
+  fileBytesMax: number;
+  logger: Logger;
+}
+
+const NO_DATA = new Uint8Array(0);
+/** What a folder is called besides its name while it does not hold everything. */
+const INCOMPLETE = ".incomplete";
+
+export class JournaledDevice implements BlockDevice {
+  readonly sizeBytes: number;
+  readonly blockBytes: number;
+  readonly preferredBytes: number;
+
+  readonly #device: BlockDevice;
+  readonly #path: string;
+  /** `#path`, or what it is called while it is incomplete. */
+  #folder: string;
+  readonly #options: JournalOptions;
+  /** Undefined while the journal is given up for good: the device has failed, or was closed. */
+  #current: JournalFile | undefined;
+  #number: number;
+  /** Bytes of old files that are still there. */
+  #oldBytes = 0;
+  /** Grows whenever the journal is given up: what was begun for an earlier one is of no interest. */
+  #generation = 0;
+  /** Changes that the device has not made yet. */
+  readonly #pending = new Set<Promise<void>>();
+  /** Settles when every old file has been dealt with. */
+  #retiring: Promise<void> = Promise.resolve();
+
+  /**
+   * @param path the journal's folder, which is there
+   * @param oldFiles numbers of the files in it, oldest first, whose changes `replay` makes
+   */
+  constructor(
+    device: BlockDevice,
+    path: string,
+    readonly oldFiles: readonly number[],
+    options: JournalOptions,
+  ) {
+    this.sizeBytes = device.sizeBytes;
+    this.blockBytes = device.blockBytes;
+    this.preferredBytes = device.preferredBytes;
+    this.#device = device;
+    this.#path = this.#folder = path;
+    this.#options = options;
+    this.#number = 1 + Math.max(0, ...oldFiles);
+    this.#current = new JournalFile(this.#pathOf(this.#number));
+  }
+
+  /** Makes the changes of the old files; to be awaited before the first request. Returns how many there were. */
+  async replay(): Promise<number> {
+    let changes = 0;
+    for (const number of this.oldFiles) {
+      const bytes = Deno.readFileSync(this.#pathOf(number));
+      for (const { kind, offset, length, data } of changesIn(bytes)) {
+        if (kind === CHANGE_WRITE) await this.#device.write(offset, data);
+        else if (kind === CHANGE_TRIM) await this.#device.trim(offset, length);
+        else await this.#device.zero(offset, length);
+        changes++;
+      }
+      this.#retire(number, bytes.length);
+    }
+    return changes;
+  }
+
+  tryRead(offset: number, target: Uint8Array): boolean {
+    return this.#device.tryRead(offset, target);
+  }
+
+  read(offset: number, target: Uint8Array): Promise<void> {
+    return this.#device.read(offset, target);
+  }
+
+  write(offset: number, data: Uint8Array): Done {
+    this.#record({ kind: CHANGE_WRITE, offset, length: data.length, data });
+    return this.#keepPending(this.#device.write(offset, data));
+  }
+
+  trim(offset: number, length: number): Done {
+    this.#record({ kind: CHANGE_TRIM, offset, length, data: NO_DATA });
+    return this.#keepPending(this.#device.trim(offset, length));
+  }
+
+  zero(offset: number, length: number): Done {
+    this.#record({ kind: CHANGE_ZERO, offset, length, data: NO_DATA });
+    return this.#keepPending(this.#device.zero(offset, length));
+  }
+
+  zeroesFast(offset: number, length: number): boolean {
+    return this.#device.zeroesFast(offset, length);
+  }
+
+  prefetch(offset: number, length: number): Done {
+    return this.#device.prefetch(offset, length);
+  }
+
+  extents(offset: number, length: number, countMax: number): Extent[] {
+    return this.#device.extents(offset, length, countMax);
+  }
+
+  flush(): Done {
+    this.#rotate();
+    return this.#device.flush();
+  }
+
+  /** Removes the journal: the device is closed, and everything is stored. */
+  end(): void {
+    this.abandon();
+    // a name that nobody trusts first: a process that is killed here leaves no journal with gaps
+    const incomplete = this.#path + INCOMPLETE;
+    if (this.#folder !== incomplete) Deno.renameSync(this.#folder, incomplete);
+    this.#folder = incomplete;
+    Deno.removeSync(incomplete, { recursive: true });
+  }
+
+  /** Records nothing more and leaves the journal as it is, as the end of the process would. */
+  abandon(): void {
+    this.#generation++;
+    this.#current?.close();
+    this.#current = undefined;
+  }
+
+  #record(change: Change): void {
+    const file = this.#current;
+    if (file === undefined) return;
+    try {
+      file.append(change);
+    } catch (error) {
+      return this.#giveUp(messageOf(error));
+    }
+    if (this.#oldBytes + file.bytes > this.#options.bytesMax) {
+      return this.#giveUp(`more than ${this.#options.bytesMax} bytes are not stored`);
+    }
+    if (file.bytes >= this.#options.fileBytesMax) this.#rotate();
+  }
+
+  #keepPending(done: Done): Done {
+    if (done === undefined) return undefined;
+    const settled = done.catch(() => {}).finally(() => this.#pending.delete(settled));
+    this.#pending.add(settled);
+    return done;
+  }
+
+  /** The current file becomes an old one, if there is anything in it. */
+  #rotate(): void {
+    const file = this.#current;
+    if (file === undefined || file.bytes === 0) return;
+    const number = this.#number;
+    try {
+      this.#current = new JournalFile(this.#pathOf(++this.#number));
+    } catch (error) {
+      return this.#giveUp(messageOf(error));
+    }
+    file.close();
+    this.#retire(number, file.bytes);
+  }
+
+  /** Removes an old file when its changes are stored, and those before it are removed. */
+  #retire(number: number, bytes: number): void {
+    this.#oldBytes += bytes;
+    const generation = this.#generation;
+    const stored = this.#stored();
+    const before = this.#retiring;
+    this.#retiring = (async () => {
+      await before;
+      if (!(await stored) || generation !== this.#generation) return;
+      this.#oldBytes -= bytes;
+      try {
+        Deno.removeSync(this.#pathOf(number));
+      } catch (error) {
+        this.#giveUp(messageOf(error));
+      }
+    })();
+  }
+
+  /** Resolves when every change made or begun by now is stored; false if that will never be. */
+  async #stored(): Promise<boolean> {
+    // with nothing pending the flush begins in this turn, and shares a batch with that of a client
+    if (this.#pending.size > 0) await Promise.all(this.#pending);
+    for (;;) {
+      try {
+        await this.#device.flush();
+        return true;
+      } catch (error) {
+        if (!(error instanceof TimeoutError)) return false;
+      }
+    }
+  }
+
+  /** Nobody trusts the journal from now on, until a new one has taken over. */
+  #giveUp(why: string): void {
+    const { logger } = this.#options;
+    logger.warn(`the journal is given up until what is not recorded is stored: ${why}`);
+    try {
+      this.end();
+      Deno.mkdirSync(this.#folder, { mode: 0o700 });
+      this.#current = new JournalFile(this.#pathOf(++this.#number));
+    } catch (error) {
+      return logger.warn(`there is no journal any more: ${messageOf(error)}`);
+    }
+    this.#oldBytes = 0;
+    void this.#takeOver(this.#generation);
+  }
+
+  async #takeOver(generation: number): Promise<void> {
+    const isStored = await this.#stored();
+    if (!isStored || generation !== this.#generation) return;
+    try {
+      Deno.renameSync(this.#folder, this.#path);
+      this.#folder = this.#path;
+      this.#options.logger.info("the journal records again");
+    } catch (error) {
+      this.#giveUp(messageOf(error));
+    }
+  }
+
+  #pathOf(number: number): string {
+    return join(this.#folder, String(number));
+  }
+}

@@ -1,0 +1,34 @@
+/** The bound on what an open volume keeps in memory. */
+import {
+  CHECKPOINT_PART_BYTES_MAX,
+  DIRTY_SHARE,
+  DOWNLOADS_MAX,
+  GET_BYTES_MAX,
+  MAP_PAGE_STRIPES,
+  PATCHES_MAX,
+  SEGMENT_DATA_BYTES_MAX,
+  SEGMENTS_SMALL_MAX,
+} from "../limits.ts";
+import { SEGMENT_BYTES_MAX } from "./segment.ts";
+import type { VolumeOptions } from "./volume.ts";
+import type { VolumeInfo } from "./volume_info.ts";
+
+/**
+ * Bytes of memory that the volume's own parts take, at most, once it is as full as it can be.
+ *
+ * @param options `volumeBytes` and `stripeBytes` are those of the open volume
+ */
+export function volumeMemoryBytesMax(options: VolumeOptions, info: VolumeInfo): number {
+  const { stripeBytes, volumeBytes } = info;
+  const stripes = Math.ceil(volumeBytes / stripeBytes);
+  const cache = options.cacheStripes * stripeBytes;
+  const saved = cache * DIRTY_SHARE; // sealed stripes that are overwritten before they are copied
+  const uploads = options.uploads * SEGMENT_BYTES_MAX;
+  const downloads = DOWNLOADS_MAX * Math.max(GET_BYTES_MAX, stripeBytes);
+  const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * MAP_PAGE_STRIPES * 12;
+  const patches = Math.min(PATCHES_MAX, stripes * 8) * 100;
+  // while a checkpoint is stored, pages that change are kept as they were
+  const checkpoint = map + 2 * CHECKPOINT_PART_BYTES_MAX;
+  const segments = (SEGMENTS_SMALL_MAX + 6 * volumeBytes / SEGMENT_DATA_BYTES_MAX) * 100;
+  return cache + saved + uploads + downloads + map + patches + checkpoint + segments;
+}

@@ -1,0 +1,248 @@
+import { assert, assertEquals } from "@std/assert";
+import { join } from "node:path";
+import { TimeoutError } from "../../../src/errors.ts";
+import { JournalFolder } from "../../../src/journal/journal_folder.ts";
+import { JournaledDevice, type JournalOptions } from "../../../src/journal/journaled_device.ts";
+import { silentLogger } from "../../../src/logger.ts";
+import type { Volume } from "../../../src/volume/volume.ts";
+import { settle } from "../../support/manual_clock.ts";
+import { MemoryBucket } from "../../support/memory_bucket.ts";
+import { MemoryDevice } from "../../support/memory_device.ts";
+import { Scratch } from "../../support/scratch.ts";
+import { blocks, openVolume, readBytes } from "../volume/open_volume.ts";
+
+const KIB = 1024;
+const UUID = "00000000-0000-4000-8000-000000000001";
+const OPTIONS: JournalOptions = {
+  bytesMax: 1024 * KIB,
+  fileBytesMax: 64 * KIB,
+  logger: silentLogger,
+};
+
+/** What the processes of one machine have together: a folder, and how to go on as epoch 1, 2, ... */
+interface Machine {
+  root: string;
+  folder: JournalFolder;
+  /** The device of an epoch, with the journal of the one before, if there is any, replayed. */
+  start(device: MemoryDevice, epoch: number, more?: Partial<JournalOptions>): Promise<Started>;
+}
+
+interface Started {
+  journaled: JournaledDevice;
+  replayed: number;
+  /** Names in the volume's folder. */
+  names(): string[];
+  /** Numbers of the files of this epoch. */
+  files(): number[];
+}
+
+async function onMachine(body: (machine: Machine) => Promise<void>): Promise<void> {
+  await using scratch = await Scratch.make();
+  const root = scratch.path;
+  const folder = new JournalFolder(root, 0);
+  const started: JournaledDevice[] = [];
+  const list = (path: string) => [...Deno.readDirSync(path)].map((entry) => entry.name);
+  const start = async (device: MemoryDevice, epoch: number, more = {}) => {
+    const { path, files } = folder.adopt(
+      UUID,
+      epoch,
+      folder.unbrokenSince(UUID, epoch - 1) ?? epoch,
+    );
+    const journaled = new JournaledDevice(device, path, files, { ...OPTIONS, ...more });
+    started.push(journaled);
+    const replayed = await journaled.replay();
+    return {
+      journaled,
+      replayed,
+      names: () => list(join(root, UUID)),
+      files: () => list(path).map(Number).toSorted((a, b) => a - b),
+    };
+  };
+  await body({ root, folder, start });
+  for (const journaled of started) journaled.abandon();
+}
+
+/** A device that holds every flush until it is let go, as a bucket that is away would. */
+function withoutBucket(): MemoryDevice {
+  const device = new MemoryDevice(1024 * KIB);
+  device.holds = (verb) => verb === "flush";
+  return device;
+}
+
+Deno.test("what a dead process acknowledged and did not store is made again, in order, by the next", () =>
+  onMachine(async ({ folder, start }) => {
+    const first = withoutBucket();
+    const { journaled } = await start(first, 1);
+    journaled.write(4096, blocks(3, 1));
+    journaled.flush();
+    journaled.write(8192 + 7, new Uint8Array(5).fill(2));
+    journaled.trim(0, 8192);
+    journaled.zero(8192 + 9, 1);
+    journaled.write(500 * KIB, new Uint8Array(200 * KIB).fill(3));
+    assertEquals(folder.unbrokenSince(UUID, 1), 1);
+
+    const second = withoutBucket();
+    const next = await start(second, 2);
+    assertEquals(next.replayed, 5);
+    assertEquals(second.bytes, first.bytes);
+    assertEquals([folder.unbrokenSince(UUID, 1), folder.unbrokenSince(UUID, 2)], [undefined, 1]);
+
+    // it dies before it could store anything: the one after makes the same changes
+    const third = new MemoryDevice(1024 * KIB);
+    assertEquals((await start(third, 3)).replayed, 5);
+    assertEquals(third.bytes, first.bytes);
+    first.releaseAll();
+    second.releaseAll();
+  }));
+
+Deno.test("a file goes when all in it is stored, the oldest first, and nothing is left after the end", () =>
+  onMachine(async ({ start }) => {
+    const device = withoutBucket();
+    const { journaled, files, names } = await start(device, 1);
+    journaled.write(0, blocks(1, 1));
+    assertEquals(files(), [1]);
+    const flushed = journaled.flush();
+    journaled.write(0, blocks(1, 2));
+    void journaled.flush();
+    void journaled.flush(); // nothing to record: no file of its own
+    journaled.write(0, blocks(1, 3));
+    assertEquals(files(), [1, 2, 3]);
+    device.releaseAll();
+    await flushed;
+    await settle();
+    assertEquals(files(), [3]);
+    journaled.end();
+    assertEquals(names(), []);
+  }));
+
+Deno.test("a change that waits keeps its file until it is made and stored", () =>
+  onMachine(async ({ start }) => {
+    const device = new MemoryDevice(1024 * KIB);
+    device.holds = (verb) => verb === "write";
+    const { journaled, files } = await start(device, 1);
+    const waiting = journaled.write(0, blocks(1, 1));
+    await journaled.flush();
+    await settle();
+    assertEquals(files(), [1, 2]);
+    device.release();
+    await waiting;
+    await settle();
+    assertEquals(files(), [2]);
+  }));
+
+Deno.test("a full file is followed by another and stored unasked, and a time-out of the flush is tried again", () =>
+  onMachine(async ({ start }) => {
+    const device = withoutBucket();
+    const { journaled, files } = await start(device, 1);
+    for (let at = 0; at < 20; at++) journaled.write(at * 4096, blocks(1, at));
+    assertEquals(files(), [1, 2]);
+    await device.untilHeld(1);
+    device.failHeld(new TimeoutError("no answer"));
+    await device.untilHeld(1);
+    assertEquals(files(), [1, 2]);
+    device.release();
+    await settle();
+    assertEquals(files(), [2]);
+  }));
+
+Deno.test("a journal that grows too large is trusted no more, until what it lacks is stored", () =>
+  onMachine(async ({ folder, start }) => {
+    const device = withoutBucket();
+    const warnings: string[] = [];
+    const logger = { ...silentLogger, warn: (text: string) => void warnings.push(text) };
+    const { journaled } = await start(device, 1, { bytesMax: 100 * KIB, logger });
+    for (let times = 0; times < 30; times++) journaled.write(0, blocks(1, times));
+    assertEquals(warnings.length, 1);
+    assertEquals(folder.unbrokenSince(UUID, 1), undefined);
+    device.holds = () => false;
+    device.releaseAll();
+    await settle();
+    assertEquals(folder.unbrokenSince(UUID, 1), 1);
+    journaled.write(4096, blocks(1, 77));
+    const next = new MemoryDevice(1024 * KIB);
+    await start(next, 2);
+    assertEquals(next.bytes.subarray(4096, 8192), device.bytes.subarray(4096, 8192));
+  }));
+
+Deno.test("a journal that can't be written fails no request, and is trusted no more", () =>
+  onMachine(async ({ root, folder, start }) => {
+    const device = withoutBucket();
+    const { journaled } = await start(device, 1);
+    journaled.write(0, blocks(1, 1));
+    await Deno.remove(join(root, UUID), { recursive: true });
+    journaled.flush(); // the next file has no folder
+    journaled.write(0, blocks(1, 2));
+    assertEquals(device.bytes[0], 2);
+    assertEquals(folder.unbrokenSince(UUID, 1), undefined);
+    device.releaseAll();
+  }));
+
+Deno.test("a record cut short by the end of its process was never acknowledged, and is left out", () =>
+  onMachine(async ({ root, start }) => {
+    const { journaled } = await start(withoutBucket(), 1);
+    journaled.write(0, blocks(1, 1));
+    journaled.write(4096, blocks(1, 2));
+    const path = join(root, UUID, "1.1", "1");
+    const bytes = await Deno.readFile(path);
+    for (const length of [bytes.length - 1, bytes.length - 4096, bytes.length - 4097]) {
+      const folder = join(root, `cut-${length}`);
+      await Deno.mkdir(folder);
+      await Deno.writeFile(join(folder, "1"), bytes.subarray(0, length));
+      const device = new MemoryDevice(1024 * KIB);
+      const next = new JournaledDevice(device, folder, [1], OPTIONS);
+      const replayed = await next.replay();
+      next.abandon();
+      assertEquals([replayed, device.bytes[0], device.bytes[4096]], [1, 1, 0]);
+    }
+  }));
+
+Deno.test("a journal counts for the next epoch only, and only until the machine is started again", () =>
+  onMachine(async ({ root, start, folder }) => {
+    const { journaled } = await start(withoutBucket(), 1);
+    journaled.write(0, blocks(1, 1));
+    assertEquals(folder.unbrokenSince(UUID, 2), undefined, "somebody else had epoch 2");
+    const rebooted = new JournalFolder(root, Date.now() + 60_000);
+    assertEquals(rebooted.unbrokenSince(UUID, 1), undefined);
+    const device = new MemoryDevice(1024 * KIB);
+    const late = await start(device, 4);
+    assertEquals([late.replayed, device.bytes[0], late.names()], [0, 0, ["4.4"]]);
+  }));
+
+Deno.test("a volume whose process dies is whole and unbroken with its journal, and neither without", () =>
+  onMachine(async ({ folder }) => {
+    const bucket = new MemoryBucket();
+    const open = async (isKept: boolean) => {
+      const survivedSince = (uuid: string, epoch: number) =>
+        isKept ? folder.unbrokenSince(uuid, epoch) : undefined;
+      const { volume } = await openVolume({}, { bucket, survivedSince });
+      const { info, epoch, unbrokenSince } = volume;
+      const { path, files } = folder.adopt(info.uuid, epoch, unbrokenSince);
+      const journaled = new JournaledDevice(volume, path, files, OPTIONS);
+      await journaled.replay();
+      return { volume, journaled };
+    };
+    const die = ({ volume, journaled }: { volume: Volume; journaled: JournaledDevice }) => {
+      volume.abandon();
+      journaled.abandon();
+    };
+    const first = await open(true);
+    first.journaled.write(0, blocks(2, 1));
+    await first.journaled.flush();
+    first.journaled.write(4096, blocks(2, 2));
+    die(first);
+    const second = await open(true);
+    assertEquals(second.volume.unbrokenSince, first.volume.unbrokenSince);
+    const bytes = await readBytes(second.volume, 0, 3 * 4096);
+    assertEquals([bytes[0], bytes[4096], bytes[8192]], [1, 2, 2]);
+    second.journaled.write(0, blocks(1, 3));
+    await settle();
+    die(second);
+    const third = await open(true);
+    assertEquals(third.volume.unbrokenSince, first.volume.unbrokenSince);
+    assertEquals((await readBytes(third.volume, 0, 1))[0], 3);
+    third.journaled.write(0, blocks(1, 4));
+    die(third);
+    const without = await open(false);
+    assert(without.volume.unbrokenSince > first.volume.unbrokenSince);
+    die(without);
+  }));
