@@ -34,6 +34,11 @@ export const HANDSHAKES_MAX = 16;
  * left it. While S3 is away the kernel attaches anew every `timeout` seconds, mostly 30.
  */
 export const STUCK_MS_MIN = 30_000;
+/**
+ * A client that sends nothing for so long of a payload for which room is kept (one too large for the receive buffer) is
+ * cut off: two such payloads are all the room there is.
+ */
+export const PAYLOAD_SILENCE_MS_MAX = 30_000;
 /** More than Linux keeps of one connection unread at both ends (tcp_rmem and tcp_wmem: 6 + 4 MiB). */
 export const SOCKET_BYTES_MAX = 16 * MIB;
 /** A client that has not finished its handshake by then is cut off. */

@@ -7,9 +7,9 @@
  * suffices that all that older connections had been sent is in its hands, or dropped, before the first change
  * of a new one: what the device has does not matter here, nor do reads.
  *
- * No socket says that it is empty. But a connection that waits for its client at two looks, between which
- * nothing moved and the event loop went round, had nothing to read at the second. One that never
- * rests is waited for until it has taken more than a socket holds.
+ * No socket says that it is empty. But a read that brings less than it had room for has emptied it; and a connection that
+ * waits for its client at two looks, between which nothing moved and the event loop went round, had
+ * nothing to read at the second. One that shows neither is waited for until it has taken more than a socket holds.
  */
 
 import type { Clock } from "../clock.ts";
@@ -26,11 +26,14 @@ export interface Predecessor {
   readonly waitsForClient: boolean;
   /** Bytes received, and whatever else it did: grows whenever it gets on. */
   readonly moved: number;
+  /** How often a read emptied its socket. */
+  readonly emptied: number;
 }
 
 interface Look {
   at: Predecessor;
   firstMoved: number;
+  firstEmptied: number;
   /** As it was when the connection last waited for its client; -1 if it did not at the last look. */
   restingMoved: number;
 }
@@ -43,7 +46,12 @@ export class Predecessors {
 
   /** `onServed` is called when `areServed` has become true after it was not. */
   constructor(older: Predecessor[], clock: Clock, onServed: () => void) {
-    this.#left = older.map((at) => ({ at, firstMoved: at.moved, restingMoved: -1 }));
+    this.#left = older.map((at) => ({
+      at,
+      firstMoved: at.moved,
+      firstEmptied: at.emptied,
+      restingMoved: -1,
+    }));
     this.#clock = clock;
     this.#onServed = onServed;
   }
@@ -67,9 +75,10 @@ export class Predecessors {
 }
 
 function isServed(look: Look): boolean {
-  const { isOver, waitsForClient, moved } = look.at;
+  const { isOver, waitsForClient, moved, emptied } = look.at;
   if (isOver || moved - look.firstMoved > SOCKET_BYTES_MAX) return true;
-  if (waitsForClient && moved === look.restingMoved) return true;
+  const hasRested = moved === look.restingMoved || emptied > look.firstEmptied;
+  if (waitsForClient && hasRested) return true;
   look.restingMoved = waitsForClient ? moved : -1;
   return false;
 }

@@ -22,6 +22,7 @@ export class RequestReader {
   hasEnded = false;
   /** How many were read. */
   bytes = 0;
+  #emptied = 0;
 
   readonly #conn: Socket;
   #received: ReceiveBuffer;
@@ -50,6 +51,11 @@ export class RequestReader {
     this.#payloadBytes = this.request.type === NBD_CMD_WRITE ? this.request.length : 0;
     this.#hasHeader = true;
     return true;
+  }
+
+  /** How often a read left nothing in the socket. */
+  get emptied(): number {
+    return this.#conn.emptied ?? this.#emptied;
   }
 
   /** A payload of its own is on its way: what it takes counts as in flight already. */
@@ -100,6 +106,7 @@ export class RequestReader {
       this.#received.space(this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES);
     const count = await this.#conn.read(space);
     this.bytes += count ?? 0;
+    if (count !== null && count < space.length) this.#emptied++;
     if (count === null) this.hasEnded = true;
     else if (own === undefined) this.#received.end += count;
     else this.#ownFilled += count;

@@ -6,7 +6,10 @@
 import { RECEIVE_BUFFER_BYTES } from "../limits.ts";
 
 /** What is used of a connection, in clear or in TLS. */
-export type Socket = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
+export interface Socket extends Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close"> {
+  /** How often a read found less than it had room for, where whoever calls `read` can't tell: nothing was left then. */
+  readonly emptied?: number;
+}
 
 /** Arrived and not yet consumed: the bytes from `start` to `end`. */
 export class ReceiveBuffer {

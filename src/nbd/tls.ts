@@ -20,6 +20,7 @@ export class TlsSocket implements Socket {
   readonly #conn: Deno.Conn;
   readonly #context: TlsContext;
   #session: TlsSession | undefined = undefined;
+  emptied = 0;
   #arrived = new Uint8Array(0);
   #leaving = new Uint8Array(0);
   /** Of what the session has made to be sent; undefined when all of it has left. */
@@ -50,7 +51,11 @@ export class TlsSocket implements Socket {
 
   async read(bytes: Uint8Array): Promise<number | null> {
     const session = this.#session;
-    if (session === undefined) return await this.#conn.read(bytes);
+    if (session === undefined) {
+      const count = await this.#conn.read(bytes);
+      this.#noteWhetherEmptied(count, bytes);
+      return count;
+    }
     for (;;) {
       const count = session.read(bytes);
       if (count !== 0) return count;
@@ -89,9 +94,14 @@ export class TlsSocket implements Socket {
     this.#conn.close();
   }
 
+  #noteWhetherEmptied(count: number | null, space: Uint8Array): void {
+    if (count !== null && count < space.length) this.emptied++;
+  }
+
   /** Reads TLS bytes from the socket; false at its end. */
   async #receive(session: TlsSession): Promise<boolean> {
     const count = await this.#conn.read(this.#arrived);
+    this.#noteWhetherEmptied(count, this.#arrived);
     if (count === null) return false;
     session.feed(this.#arrived.subarray(0, count));
     return true;

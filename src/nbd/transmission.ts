@@ -22,7 +22,7 @@
 
 import { type Clock, within } from "../clock.ts";
 import { messageOf } from "../errors.ts";
-import { DRAIN_MS_MAX, LINGER_MS_MAX } from "../limits.ts";
+import { DRAIN_MS_MAX, LINGER_MS_MAX, PAYLOAD_SILENCE_MS_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
@@ -142,6 +142,10 @@ export class Transmission implements Predecessor {
 
   get moved(): number {
     return this.#moved + this.#replies.writes + this.#reader.bytes;
+  }
+
+  get emptied(): number {
+    return this.#reader.emptied;
   }
 
   /** `Clock.monotonic` of the moment since which it has been stalled, or at its end; Infinity if it gets on. */
@@ -352,8 +356,15 @@ export class Transmission implements Predecessor {
   #receive(): void {
     if (this.#reading) return;
     this.#reading = true;
-    this.#reader.read().then(this.#arrived, this.#failedToArrive);
+    const cancel = this.#reader.holdsPayload
+      ? this.#clock.after(PAYLOAD_SILENCE_MS_MAX, this.#payloadStopped)
+      : undefined;
+    this.#reader.read().finally(cancel).then(this.#arrived, this.#failedToArrive);
   }
+
+  #payloadStopped = (): void => {
+    this.cutOff(new ProtocolError(`no byte of a payload came for ${PAYLOAD_SILENCE_MS_MAX} ms`));
+  };
 
   #arrived = (): void => {
     this.#reading = false;

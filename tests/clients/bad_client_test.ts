@@ -21,7 +21,6 @@ requests = {
     "read too much": lambda: drive.pread(33 << 20, 0),
     "write too much": lambda: drive.pwrite(bytes(33 << 20), 0),
     "unknown command flag": lambda: drive.pread(4096, 0, 1 << 12),
-    "cache, which is not offered": lambda: drive.cache(4096, 0),
 }
 for name, request in requests.items():
     try:
@@ -134,7 +133,6 @@ testInDirectory({
       "read too much EINVAL",
       "write too much EINVAL",
       "unknown command flag EINVAL",
-      "cache, which is not offered EINVAL",
       "served",
     ]);
     await drive.stopClean();

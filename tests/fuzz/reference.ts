@@ -13,6 +13,16 @@ const OPTION_BYTES_MAX = 16 * 1024;
 const OPTIONS_MAX = 64;
 const IHAVEOPT = 0x49484156454f5054n;
 
+/** Of those that may have too much data and a reply for it; who asks for any other is told so first of all. */
+const KNOWN_OPTIONS = [
+  nbd.NBD_OPT_LIST,
+  nbd.NBD_OPT_INFO,
+  nbd.NBD_OPT_GO,
+  nbd.NBD_OPT_STRUCTURED_REPLY,
+  nbd.NBD_OPT_LIST_META_CONTEXT,
+  nbd.NBD_OPT_SET_META_CONTEXT,
+];
+
 export interface Disk {
   name: string;
   sizeBytes: number;
@@ -157,7 +167,11 @@ class Reference {
 
     if (option === nbd.NBD_OPT_EXPORT_NAME) return this.#exportName(textOf(data));
     if (option === nbd.NBD_OPT_ABORT) return this.#owe(option, [nbd.NBD_REP_ACK]), "abort";
-    if (isTooBig) return this.#owe(option, [nbd.NBD_REP_ERR_TOO_BIG, nbd.NBD_REP_ERR_INVALID]);
+    if (isTooBig) {
+      if (option === nbd.NBD_OPT_SET_META_CONTEXT) this.#contextOf = undefined;
+      const tooBig = [nbd.NBD_REP_ERR_TOO_BIG, nbd.NBD_REP_ERR_INVALID];
+      return this.#owe(option, KNOWN_OPTIONS.includes(option) ? tooBig : [nbd.NBD_REP_ERR_UNSUP]);
+    }
     switch (option) {
       case nbd.NBD_OPT_LIST:
         return this.#owe(option, [length > 0 ? nbd.NBD_REP_ERR_INVALID : nbd.NBD_REP_ACK]);

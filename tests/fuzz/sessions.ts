@@ -22,8 +22,10 @@ export function makeFrames(seed: Seed, disk: Disk, requests: number): Frames {
   if (seed.chance(0.6)) {
     frames.push(option(nbd.NBD_OPT_SET_META_CONTEXT, contexts(name, ["base:allocation"])));
   }
-  if (goes) frames.push(option(nbd.NBD_OPT_GO, exportRequest(name, [3])));
-  else frames.push(option(nbd.NBD_OPT_EXPORT_NAME, text(name)));
+  // a context that was selected under one name does not hold under the other
+  const begun = seed.chance(0.8) ? name : seed.pick(["", disk.name]);
+  if (goes) frames.push(option(nbd.NBD_OPT_GO, exportRequest(begun, [3])));
+  else frames.push(option(nbd.NBD_OPT_EXPORT_NAME, text(begun)));
   const isReader = seed.chance(0.1);
   for (let i = 0; i < requests; i++) {
     if (isReader && i % 10 === 9) frames.push(makeLargeRead(seed, disk, i));

@@ -7,6 +7,7 @@ import {
   IN_FLIGHT_BYTES_MAX,
   IN_FLIGHT_REQUESTS_MAX,
   OPTIONS_MAX,
+  PAYLOAD_SILENCE_MS_MAX,
   SMALL_REQUEST_BYTES,
   STUCK_MS_MIN,
 } from "../../../src/limits.ts";
@@ -196,6 +197,27 @@ test("small requests of ever new connections don't pass the bound either", () =>
   let begun = 0;
   for (; !inFlight.mustWait(new Share(), MIB); begun++) inFlight.holdBytes(new Share(), MIB);
   assertEquals(begun * MIB, IN_FLIGHT_BYTES_MAX + CONNECTIONS_MAX * SMALL_REQUEST_BYTES);
+});
+
+test("payloads that are announced and never come keep nobody waiting for ever", async () => {
+  const clock = new ManualClock();
+  await serving(async ({ attach, server }) => {
+    const silent = [await attach(), await attach()];
+    for (const client of silent) {
+      await client.send(request({ type: NBD_CMD_WRITE, length: 32 * MIB }));
+    }
+    // a newcomer's change waits until the older ones have nothing unread
+    const isAll = () => server.inFlightBytes === IN_FLIGHT_BYTES_MAX;
+    for (let turns = 0; !isAll() && turns < 1000; turns++) await clock.advance(10);
+    assertEquals(server.inFlightBytes, IN_FLIGHT_BYTES_MAX);
+    const client = await attach();
+    await client.send(request({ type: NBD_CMD_READ, length: 2 * MIB }));
+    await clock.advance(PAYLOAD_SILENCE_MS_MAX / 2);
+    assertEquals(server.connections, 3, "a payload may be slow");
+    await clock.advance(PAYLOAD_SILENCE_MS_MAX / 2);
+    for (const one of silent) await one.expectEnd();
+    assertEquals((await client.reply(2 * MIB)).errno, 0);
+  }, { clock, sizeBytes: 32 * MIB });
 });
 
 // ---- The order of changes across connections
