@@ -17,8 +17,10 @@ import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
 import { defaultSettings, describe, findConfig, parseConfig, type Settings } from "./src/config.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
+import { describeExport } from "./src/export_description.ts";
 import { LocalHost } from "./src/host.ts";
 import { BLOCK_BYTES } from "./src/limits.ts";
+import { attach, detach } from "./src/linux/attach.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
@@ -37,10 +39,14 @@ const HELP = `ElasticDrive ${manifest.version}: a disk in an S3 bucket, served o
 usage: elasticdrive [-c FILE] [--takeover]     serve the drive
        elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
        elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
+       elasticdrive [-c FILE] attach DEVICE    make the drive that is served /dev/nbd0, or another of these; after
+                                               a restart of the server, give that its connection back
+       elasticdrive [-c FILE] detach DEVICE    store what was written to it and let go of it [--force]
 
   -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
                       or, if there is none, a 1 GiB drive in ./elasticdrive-data
   --takeover          fence a writer that seems to be alive: it can store nothing more
+  --force             detach also what is in use, or has no server any more: what waits for it fails
   -h, --help          this text
   -V, --version       the version
 
@@ -48,12 +54,15 @@ Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second si
 Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
 writer, 4 stopped with data not stored.`;
 
-const WORDS = ["check", "check-config"] as const;
+const WORDS = ["check", "check-config", "attach", "detach"] as const;
 
 interface CommandLine {
   command: "serve" | typeof WORDS[number] | "help" | "version";
+  /** Of attach and detach. */
+  device: string;
   config?: string;
   takeover: boolean;
+  force: boolean;
 }
 
 function readCommandLine(args: string[]): CommandLine {
@@ -62,7 +71,7 @@ function readCommandLine(args: string[]): CommandLine {
   };
   const found = parseArgs(args, {
     string: ["config"],
-    boolean: ["help", "version", "takeover"],
+    boolean: ["help", "version", "takeover", "force"],
     alias: { c: "config", h: "help", V: "version" },
     unknown: (argument: string, option?: string) => {
       if (option !== undefined) refuse(argument);
@@ -71,15 +80,23 @@ function readCommandLine(args: string[]): CommandLine {
   });
   const words = found._.map(String);
   const command = WORDS.find((word) => word === words[0]);
-  const unknown = words[command === undefined ? 0 : 1];
+  const takesDevice = command === "attach" || command === "detach";
+  const unknown = words[command === undefined ? 0 : takesDevice ? 2 : 1];
   if (unknown !== undefined) refuse(unknown);
+  const device = words[1] ?? "";
+  if (takesDevice && device === "" && !found.help) {
+    throw new UsageError(`${command} takes a device: elasticdrive ${command} /dev/nbd0`);
+  }
+  if (found.force && command !== "detach") refuse("--force");
   if (found.config === "" || Array.isArray(found.config)) {
     throw new UsageError("-c takes the name of one configuration file");
   }
   return {
     command: found.help ? "help" : found.version ? "version" : command ?? "serve",
+    device,
     config: found.config,
     takeover: found.takeover,
+    force: found.force,
   };
 }
 
@@ -178,7 +195,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   bucket.startServing();
   const server = new NbdServer(volume, {
     exportName: "elasticdrive",
-    description: `ElasticDrive ${bucket.name}`,
+    description: describeExport(bucket.name, volume.info.uuid),
     clock: systemClock,
     logger,
   });
@@ -268,7 +285,7 @@ async function drainOnSignal(
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, config, takeover } = readCommandLine(args);
+  const { command, device, config, takeover, force } = readCommandLine(args);
   const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
   if (command === "help") return print(HELP), EXIT_CLEAN;
   if (command === "version") return print(`elasticdrive ${manifest.version}`), EXIT_CLEAN;
@@ -277,6 +294,12 @@ async function main(args: string[]): Promise<number> {
   if (warning) logger.warn(warning);
   if (command === "check-config") return print(describe(settings).join("\n")), EXIT_CLEAN;
   if (command === "check") return await check(settings, logger, print);
+  if (command === "attach") {
+    return print(await attach(device, settings, systemClock)), EXIT_CLEAN;
+  }
+  if (command === "detach") {
+    return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
+  }
   return await serve(settings, takeover, logger);
 }
 

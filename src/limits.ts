@@ -49,6 +49,19 @@ export const DRAIN_MS_MAX = 10_000;
 /** After its last reply a client has this long to close its own side; see `Transmission`. */
 export const LINGER_MS_MAX = 1_000;
 
+// ---- attaching to the kernel
+
+/** The server answers a handshake at once, unless it is still opening the volume. */
+export const ATTACH_ANSWER_S = 30;
+/**
+ * How long a request waits for a server that is gone before it fails: a year, which is for ever. A file system whose
+ * write fails is worse off than one that waits; `detach --force` ends the waiting.
+ */
+export const ATTACH_DEAD_CONNECTION_S = 365 * 86_400;
+/** A dead connection is known as dead within milliseconds; three offers of another one make sure. */
+export const ATTACH_OFFERS = 3;
+export const ATTACH_OFFER_MS = 300;
+
 // ---- the volume
 
 /**

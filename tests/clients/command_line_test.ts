@@ -30,6 +30,9 @@ Deno.test("--help names every option and exit code, --version the version", asyn
         "--version",
         "] check ",
         "check-config",
+        "] attach ",
+        "] detach ",
+        "--force",
         "config.ini",
       ]
     ) {
@@ -50,6 +53,11 @@ Deno.test("an argument it does not know is refused", async () => {
       ["serve"],
       ["check-config", "please"],
       ["check", "check"],
+      ["attach"],
+      ["detach"],
+      ["attach", "/dev/nbd0", "/dev/nbd1"],
+      ["attach", "/dev/nbd0", "--force"],
+      ["--force"],
       ["-c"],
       ["-x"],
     ]
@@ -58,6 +66,34 @@ Deno.test("an argument it does not know is refused", async () => {
     assertEquals(code, 2, args.join(" "));
     assertEquals(stderr.trim().split("\n").length, 1, stderr);
   }
+});
+
+Deno.test("attach says what is missing, and which devices there can be; detach of one that is not attached is done", async () => {
+  await using scratch = await Scratch.make();
+  const config = await scratch.write(
+    "config.ini",
+    `[s3]\nBUCKET=file:bucket\n[server]\nsocket=${scratch.file("nbd.sock")}\n`,
+  );
+  const tell = async (...args: string[]) => await runElasticDrive(["-c", config, ...args]);
+  const { code, stderr } = await tell("attach", "/dev/nbd0");
+  assertEquals(code, 2);
+  // which of the two comes first depends on the machine
+  assertMatch(
+    stderr,
+    /^elasticdrive: error: \/dev\/nbd0: .*(modprobe nbd|no server listens there)/,
+  );
+  for (const device of ["nbd0", "/dev/sda", "/dev/nbd", "/dev/nbd0p1", "/dev/nbd0/..", "0"]) {
+    for (const command of ["attach", "detach"]) {
+      const { code, stderr } = await tell(command, device);
+      assertEquals(code, 2);
+      assertStringIncludes(stderr, "allowed: /dev/nbd0");
+    }
+  }
+  assertEquals(await tell("detach", "/dev/nbd4321"), {
+    code: 0,
+    stdout: "/dev/nbd4321: not attached\n",
+    stderr: "",
+  });
 });
 
 testInBothBuckets({

@@ -10,6 +10,7 @@ const NEXT: Record<string, string[]> = {
   "src/nbd": ["src/volume/block_device.ts"],
   "src/volume": ["src/bucket/bucket.ts"],
   "src/bucket": [],
+  "src/linux": ["src/nbd/constants.ts", "src/export_description.ts", "src/progress.ts"],
 };
 
 function sourceFiles(folder: string): string[] {
