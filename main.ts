@@ -15,7 +15,14 @@ import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
-import { defaultSettings, describe, findConfig, parseConfig, type Settings } from "./src/config.ts";
+import {
+  defaultSettings,
+  describe,
+  findConfig,
+  parseConfig,
+  type Settings,
+  volumeName,
+} from "./src/config.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { describeExport } from "./src/export_description.ts";
 import { LocalHost } from "./src/host.ts";
@@ -194,8 +201,9 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   isHeld = true;
   bucket.startServing();
   const server = new NbdServer(volume, {
-    exportName: "elasticdrive",
+    exportName: volumeName(settings),
     description: describeExport(bucket.name, volume.info.uuid),
+    readOnly: settings.readOnly,
     clock: systemClock,
     logger,
   });

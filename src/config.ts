@@ -82,6 +82,12 @@ export function defaultSettings(dir: string): Settings {
   return settle({ values: { bucket, volumeBytes: VOLUME_BYTES_DEFAULT }, lines: {} });
 }
 
+/** What NBD clients may call the disk: the bucket's name, or the directory's, with the prefix. */
+export function volumeName({ bucket, prefix }: Settings): string {
+  const name = bucket.kind === "s3" ? bucket.name : basename(bucket.path);
+  return prefix === "" ? name : `${name}/${prefix.slice(0, -1)}`;
+}
+
 function readLines(text: string, mistakes: Mistakes): Found {
   const found: Found = { values: {}, lines: {} };
   let section: Section | "unknown" | undefined;

@@ -45,6 +45,7 @@ export interface Values {
   readonly cacheTtlMs: number;
   readonly listen: string;
   readonly socket?: string;
+  readonly readOnly: boolean;
   readonly ioTimeoutMs: number;
   readonly uploads: number;
   readonly readaheadBytes: number;
@@ -305,6 +306,10 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
   socket: server("socket", path, {
     absent: "none",
     doc: "Unix socket to listen on, instead of TCP unless listen or port is given as well",
+  }),
+  readOnly: server("readonly", boolean, {
+    default: "no",
+    doc: "serve the disk without letting clients change it",
   }),
   ioTimeoutMs: server("iotimeout", seconds(0.1, "wait for ever"), {
     default: "0",

@@ -44,6 +44,12 @@ export const IN_FLIGHT_REQUESTS_MAX = 1024;
 export const RECEIVE_BUFFER_BYTES = 448 * KIB;
 /** Replies of one turn are joined in a buffer of this size: two of 256 KiB. A connection has two such buffers. */
 export const REPLY_BUFFER_BYTES = 544 * KIB;
+/** Extents in one block status reply, 8 bytes each: more are asked for again from where these end. */
+export const EXTENTS_MAX = 8192;
+/** A read that is not answered at once travels in chunks of so much: what one GET brings at most. */
+export const READ_CHUNK_BYTES_MAX = 2 * MIB;
+/** What we say to people, names and reasons; nbd-client does not read an option reply of 4,096 bytes. */
+export const TEXT_BYTES_MAX = 1024;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
 export const DRAIN_MS_MAX = 10_000;
 /** After its last reply a client has this long to close its own side; see `Transmission`. */
@@ -95,6 +101,8 @@ export const STRIPE_PATCHES_MAX = 8;
 export const PATCHES_MAX = 256 * 1024;
 /** Stripes of a page of the map: 48 KiB of memory, 256 MiB of a volume with 64 KiB stripes. */
 export const MAP_PAGE_STRIPES = 4096;
+/** Steps of one look at what is stored, a stripe or a block each: a few milliseconds of the one thread. */
+export const EXTENT_STEPS_MAX = 65_536;
 /** GETs under way at once. */
 export const DOWNLOADS_MAX = 32;
 /** Bytes of one GET that fetches neighbouring records; 32 of them at once are 64 MiB. */

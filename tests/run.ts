@@ -16,7 +16,7 @@ import { dirname, join, relative, resolve } from "node:path";
 
 /** Debian 12's names. */
 const PACKAGES = [
-  ...["fio", "nbd-client", "libnbd-bin", "python3-libnbd", "qemu-utils", "nbdkit"],
+  ...["fio", "nbd-client", "libnbd-bin", "python3-libnbd", "qemu-utils", "nbdkit", "shellcheck"],
   ...["ceph-mon", "ceph-osd", "ceph-common", "radosgw", "curl", "faketime"],
   ...["qemu-system-x86", "busybox-static", "cpio", "e2fsprogs", "xfsprogs", "mdadm"],
 ];

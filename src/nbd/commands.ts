@@ -2,16 +2,20 @@
  * What each command may ask for, and what it asks of the device (proto.md, "Request types").
  *
  * NBD_CMD_DISC is not here: it ends the connection, whatever its fields say. Neither is the way of a
- * read's bytes, which is the business of transmission.ts.
+ * read's bytes, which is the business of reads.ts.
  */
 
-import { REQUEST_BYTES_MAX } from "../limits.ts";
-import type { BlockDevice, Done } from "../volume/block_device.ts";
+import { EXTENTS_MAX, REQUEST_BYTES_MAX } from "../limits.ts";
+import type { BlockDevice, Done, Extent } from "../volume/block_device.ts";
 import type { Request } from "./codec.ts";
 import {
+  NBD_CMD_BLOCK_STATUS,
+  NBD_CMD_CACHE,
+  NBD_CMD_FLAG_DF,
   NBD_CMD_FLAG_FAST_ZERO,
   NBD_CMD_FLAG_FUA,
   NBD_CMD_FLAG_NO_HOLE,
+  NBD_CMD_FLAG_REQ_ONE,
   NBD_CMD_FLUSH,
   NBD_CMD_READ,
   NBD_CMD_TRIM,
@@ -19,19 +23,38 @@ import {
   NBD_CMD_WRITE_ZEROES,
   NBD_FLAG_CAN_MULTI_CONN,
   NBD_FLAG_HAS_FLAGS,
+  NBD_FLAG_READ_ONLY,
+  NBD_FLAG_SEND_CACHE,
+  NBD_FLAG_SEND_DF,
   NBD_FLAG_SEND_FAST_ZERO,
   NBD_FLAG_SEND_FLUSH,
   NBD_FLAG_SEND_FUA,
   NBD_FLAG_SEND_TRIM,
   NBD_FLAG_SEND_WRITE_ZEROES,
-  NBD_OK,
 } from "./constants.ts";
-import { ERRNO } from "./errno.ts";
+import { type NbdError, REFUSAL } from "./errno.ts";
 
-/** What every export offers. CAN_MULTI_CONN holds because all connections share one device. */
-export const TRANSMISSION_FLAGS = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
-  NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_CAN_MULTI_CONN |
+/** What the handshake settled for the requests of a connection. */
+export interface Session {
+  /** Writes, trims and zeroes are refused. */
+  readOnly: boolean;
+  /** Reads and errors are answered with structured replies. */
+  structuredReplies: boolean;
+  /** base:allocation was selected for the export that is served. */
+  blockStatus: boolean;
+}
+
+/** What is offered to everybody. CAN_MULTI_CONN holds because all connections share one device. */
+const FLAGS = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
+  NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE;
+const FLAGS_IF_WRITABLE = NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
   NBD_FLAG_SEND_FAST_ZERO;
+
+/** "Transmission flags". */
+export function transmissionFlags(session: Omit<Session, "blockStatus">): number {
+  return FLAGS | (session.readOnly ? NBD_FLAG_READ_ONLY : FLAGS_IF_WRITABLE) |
+    (session.structuredReplies ? NBD_FLAG_SEND_DF : 0);
+}
 
 /** The flags each command may carry. FUA may come with every one ("Command flags"). */
 const COMMAND_FLAGS = new Map([
@@ -39,52 +62,80 @@ const COMMAND_FLAGS = new Map([
   [NBD_CMD_WRITE, NBD_CMD_FLAG_FUA],
   [NBD_CMD_FLUSH, NBD_CMD_FLAG_FUA],
   [NBD_CMD_TRIM, NBD_CMD_FLAG_FUA],
+  [NBD_CMD_CACHE, NBD_CMD_FLAG_FUA],
   [NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO],
+  [NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_REQ_ONE],
 ]);
-const COMMAND_NAMES = ["read", "write", "disc", "flush", "trim", "cache", "write zeroes"];
+/** By number. */
+const COMMAND_NAMES = "read, write, disc, flush, trim, cache, write zeroes, block status".split(
+  ", ",
+);
 
-/** NBD_OK, or why the request can't be carried out as it stands. */
-export function refusalOf(request: Request, device: BlockDevice): number {
+/** Why the request can't be carried out as it stands, if it can't. */
+export function refusalOf(
+  request: Request,
+  device: BlockDevice,
+  session: Session,
+): NbdError | undefined {
   const { type, flags, offset, length } = request;
   const allowedFlags = COMMAND_FLAGS.get(type);
-  if (allowedFlags === undefined) return ERRNO.unknownCommand;
-  if ((flags & ~allowedFlags) !== 0) return ERRNO.unknownFlag;
-  const pastEnd = offset + length > device.sizeBytes;
+  if (allowedFlags === undefined) return REFUSAL.unknownCommand;
+  if ((flags & ~allowedFlags) !== 0) {
+    const isFragmentable = type === NBD_CMD_READ && session.structuredReplies;
+    if (!isFragmentable || (flags & ~(allowedFlags | NBD_CMD_FLAG_DF)) !== 0) {
+      return REFUSAL.unknownFlag;
+    }
+  }
+  const isPastEnd = offset + length > device.sizeBytes;
   switch (type) {
     case NBD_CMD_READ:
-      if (length > REQUEST_BYTES_MAX) return ERRNO.payloadTooLarge;
-      return pastEnd ? ERRNO.readPastEnd : NBD_OK;
+      if (length > REQUEST_BYTES_MAX) return REFUSAL.payloadTooLarge;
+      return isPastEnd ? REFUSAL.readPastEnd : undefined;
     case NBD_CMD_WRITE:
-      if (length > REQUEST_BYTES_MAX) return ERRNO.payloadTooLarge;
-      return pastEnd ? ERRNO.writePastEnd : NBD_OK;
+      if (session.readOnly) return REFUSAL.readOnly;
+      if (length > REQUEST_BYTES_MAX) return REFUSAL.payloadTooLarge;
+      return isPastEnd ? REFUSAL.writePastEnd : undefined;
     case NBD_CMD_FLUSH:
-      return offset !== 0 || length !== 0 ? ERRNO.flushWithRange : NBD_OK;
+      return offset !== 0 || length !== 0 ? REFUSAL.flushWithRange : undefined;
     case NBD_CMD_TRIM:
-      return pastEnd ? ERRNO.trimPastEnd : NBD_OK;
+      if (session.readOnly) return REFUSAL.readOnly;
+      return isPastEnd ? REFUSAL.readPastEnd : undefined;
+    case NBD_CMD_CACHE:
+      return isPastEnd ? REFUSAL.readPastEnd : undefined;
+    case NBD_CMD_WRITE_ZEROES: {
+      if (session.readOnly) return REFUSAL.readOnly;
+      if (isPastEnd) return REFUSAL.writePastEnd;
+      const mustBeFast = (flags & NBD_CMD_FLAG_FAST_ZERO) !== 0 && length > 0;
+      return mustBeFast && !device.zeroesFast(offset, length) ? REFUSAL.zeroNotFast : undefined;
+    }
     default:
-      if (pastEnd) return ERRNO.zeroPastEnd;
-      return (flags & NBD_CMD_FLAG_FAST_ZERO) !== 0 && !inWholeBlocks(offset, length, device)
-        ? ERRNO.zeroNotFast
-        : NBD_OK;
+      if (!session.blockStatus) return REFUSAL.noContext;
+      if (isPastEnd) return REFUSAL.readPastEnd;
+      return length === 0 ? REFUSAL.emptyStatus : undefined;
   }
 }
 
-/** Only then zeroing is sure to be quick; part of a block may have to be fetched first. */
-function inWholeBlocks(offset: number, length: number, device: BlockDevice): boolean {
-  return offset % device.blockBytes === 0 && length % device.blockBytes === 0;
-}
-
-/** Carries out a valid request, anything but a read of more than nothing, up to what FUA asks for. */
+/**
+ * Carries out a valid request, up to what FUA asks for; anything but block status, and but a read of more
+ * than nothing.
+ */
 export function perform(device: BlockDevice, request: Request, payload: Uint8Array): Done {
   const { type, flags, offset, length } = request;
   if (type === NBD_CMD_FLUSH) return device.flush();
   if (length === 0) return undefined;
+  if (type === NBD_CMD_CACHE) return device.prefetch(offset, length);
   let done: Done;
   if (type === NBD_CMD_WRITE) done = device.write(offset, payload);
   else if (type === NBD_CMD_TRIM) done = device.trim(offset, length);
   else done = device.zero(offset, length);
   if ((flags & NBD_CMD_FLAG_FUA) === 0) return done;
   return done === undefined ? device.flush() : done.then(() => device.flush());
+}
+
+/** Carries out a valid NBD_CMD_BLOCK_STATUS. */
+export function blockStatus(device: BlockDevice, { flags, offset, length }: Request): Extent[] {
+  const countMax = (flags & NBD_CMD_FLAG_REQ_ONE) !== 0 ? 1 : EXTENTS_MAX;
+  return device.extents(offset, length, countMax);
 }
 
 /** The request as a log line shows it. */

@@ -38,6 +38,7 @@ export const NBD_OPT_EXTENDED_HEADERS = 11;
 export const NBD_REP_ACK = 1;
 export const NBD_REP_SERVER = 2;
 export const NBD_REP_INFO = 3;
+export const NBD_REP_META_CONTEXT = 4;
 export const NBD_REP_ERR_UNSUP = 0x80000001;
 export const NBD_REP_ERR_INVALID = 0x80000003;
 export const NBD_REP_ERR_UNKNOWN = 0x80000006;
@@ -57,11 +58,14 @@ export const STRING_BYTES_MAX = 4096;
 // ---- "Transmission flags"
 
 export const NBD_FLAG_HAS_FLAGS = 1 << 0;
+export const NBD_FLAG_READ_ONLY = 1 << 1;
 export const NBD_FLAG_SEND_FLUSH = 1 << 2;
 export const NBD_FLAG_SEND_FUA = 1 << 3;
 export const NBD_FLAG_SEND_TRIM = 1 << 5;
 export const NBD_FLAG_SEND_WRITE_ZEROES = 1 << 6;
+export const NBD_FLAG_SEND_DF = 1 << 7;
 export const NBD_FLAG_CAN_MULTI_CONN = 1 << 8;
+export const NBD_FLAG_SEND_CACHE = 1 << 10;
 export const NBD_FLAG_SEND_FAST_ZERO = 1 << 11;
 
 // ---- "Transmission phase"
@@ -70,6 +74,25 @@ export const NBD_REQUEST_MAGIC = 0x25609513;
 export const NBD_SIMPLE_REPLY_MAGIC = 0x67446698;
 export const REQUEST_HEADER_BYTES = 28;
 export const SIMPLE_REPLY_BYTES = 16;
+
+// "Structured reply chunk message", "Structured reply flags", "Structured reply types"
+export const NBD_STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+/** Of every chunk; its payload follows. */
+export const CHUNK_HEADER_BYTES = 20;
+export const NBD_REPLY_FLAG_DONE = 1 << 0;
+export const NBD_REPLY_TYPE_NONE = 0;
+export const NBD_REPLY_TYPE_OFFSET_DATA = 1;
+export const NBD_REPLY_TYPE_OFFSET_HOLE = 2;
+export const NBD_REPLY_TYPE_BLOCK_STATUS = 5;
+export const NBD_REPLY_TYPE_ERROR = 2 ** 15 + 1;
+export const NBD_REPLY_TYPE_ERROR_OFFSET = 2 ** 15 + 2;
+
+// "The `base:` metadata namespace"
+export const BASE_ALLOCATION = "base:allocation";
+/** Ours for it on every connection; the specification leaves the number to the server. */
+export const BASE_ALLOCATION_ID = 1;
+export const NBD_STATE_HOLE = 1 << 0;
+export const NBD_STATE_ZERO = 1 << 1;
 
 // "Request types"
 export const NBD_CMD_READ = 0;
@@ -90,6 +113,7 @@ export const NBD_CMD_FLAG_FAST_ZERO = 1 << 4;
 
 // "Error values"
 export const NBD_OK = 0;
+export const NBD_EPERM = 1;
 export const NBD_EIO = 5;
 export const NBD_EINVAL = 22;
 export const NBD_ENOSPC = 28;

@@ -17,17 +17,22 @@ import {
   encodeInfoBlockSize,
   encodeInfoExport,
   encodeInfoText,
+  encodeMetaContext,
   encodeOptionReply,
   encodeServer,
   encodeText,
   OPTION_HEADER_BYTES,
   type OptionHeader,
   parseExportRequest,
+  parseMetaContextRequest,
   parseOptionHeader,
   parseText,
   ProtocolError,
 } from "./codec.ts";
+import { type Session, transmissionFlags } from "./commands.ts";
 import {
+  BASE_ALLOCATION,
+  BASE_ALLOCATION_ID,
   NBD_FLAG_C_FIXED_NEWSTYLE,
   NBD_FLAG_C_NO_ZEROES,
   NBD_INFO_BLOCK_SIZE,
@@ -38,12 +43,16 @@ import {
   NBD_OPT_GO,
   NBD_OPT_INFO,
   NBD_OPT_LIST,
+  NBD_OPT_LIST_META_CONTEXT,
+  NBD_OPT_SET_META_CONTEXT,
+  NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
   NBD_REP_ERR_INVALID,
   NBD_REP_ERR_TOO_BIG,
   NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
   NBD_REP_INFO,
+  NBD_REP_META_CONTEXT,
   NBD_REP_SERVER,
 } from "./constants.ts";
 import { type ReceiveBuffer, writeAll } from "./socket.ts";
@@ -54,27 +63,28 @@ export interface Export {
   description: string;
   sizeBytes: number;
   preferredBytes: number;
-  transmissionFlags: number;
+  readOnly: boolean;
 }
 
 /** What an option leads to. */
 type Next = "haggle" | "transmission" | "end";
 
 /**
- * Negotiates on a new connection. True: transmission begins, with whatever `received` holds already.
- * False: the client has ended the session or gone away. Throws `ProtocolError`, or what the socket throws.
+ * Negotiates on a new connection. Transmission begins with the session that is returned, and with whatever
+ * `received` holds already. Undefined: the client has ended the session or gone away.
+ * Throws `ProtocolError`, or what the socket throws.
  */
 export async function negotiate(
   conn: Deno.Conn,
   received: ReceiveBuffer,
   offered: Export,
-): Promise<boolean> {
+): Promise<Session | undefined> {
   await writeAll(conn, encodeGreeting());
-  if (!(await received.require(conn, CLIENT_FLAGS_BYTES))) return false;
+  if (!(await received.require(conn, CLIENT_FLAGS_BYTES))) return undefined;
   const handshake = new Handshake(conn, received, offered, takeClientFlags(received));
   for (;;) {
     const next = await handshake.haggle();
-    if (next !== "haggle") return next === "transmission";
+    if (next !== "haggle") return next === "transmission" ? handshake.session : undefined;
   }
 }
 
@@ -92,12 +102,17 @@ class Handshake {
   readonly #received: ReceiveBuffer;
   readonly #offered: Export;
   readonly #clientFlags: number;
+  /** What holds if transmission begins now. */
+  readonly session: Session;
+  /** The export for which base:allocation was selected, as the client named it. */
+  #contextOf: string | undefined = undefined;
 
   constructor(conn: Deno.Conn, received: ReceiveBuffer, offered: Export, clientFlags: number) {
     this.#conn = conn;
     this.#received = received;
     this.#offered = offered;
     this.#clientFlags = clientFlags;
+    this.session = { readOnly: offered.readOnly, structuredReplies: false, blockStatus: false };
   }
 
   /** The life of one option: receive, answer. */
@@ -131,6 +146,11 @@ class Handshake {
       case NBD_OPT_INFO:
       case NBD_OPT_GO:
         return await this.#infoOrGo(option, data);
+      case NBD_OPT_STRUCTURED_REPLY:
+        return await this.#structuredReply(data);
+      case NBD_OPT_LIST_META_CONTEXT:
+      case NBD_OPT_SET_META_CONTEXT:
+        return await this.#metaContext(option, data);
       default:
         return await this.#refuse(
           option,
@@ -141,13 +161,14 @@ class Handshake {
   }
 
   async #exportName(data: Uint8Array): Promise<Next> {
-    if (!this.#isOffered(parseText(data))) {
+    const name = parseText(data);
+    if (!this.#isOffered(name)) {
       throw new ProtocolError(`NBD_OPT_EXPORT_NAME: ${this.#offeredNames()}`);
     }
     const noZeroes = (this.#clientFlags & NBD_FLAG_C_NO_ZEROES) !== 0;
-    const { sizeBytes, transmissionFlags } = this.#offered;
-    await writeAll(this.#conn, encodeExport(sizeBytes, transmissionFlags, noZeroes));
-    return "transmission";
+    const flags = transmissionFlags(this.session);
+    await writeAll(this.#conn, encodeExport(this.#offered.sizeBytes, flags, noZeroes));
+    return this.#begin(name);
   }
 
   /** Data is ignored; the client may be gone already, which is what it asked for. */
@@ -157,9 +178,7 @@ class Handshake {
   }
 
   async #list(data: Uint8Array): Promise<Next> {
-    if (data.length > 0) {
-      return await this.#refuse(NBD_OPT_LIST, NBD_REP_ERR_INVALID, "NBD_OPT_LIST takes no data");
-    }
+    if (data.length > 0) return await this.#refuseData(NBD_OPT_LIST);
     const server = encodeServer(this.#offered.name, this.#offered.description);
     await this.#reply(NBD_OPT_LIST, NBD_REP_SERVER, server);
     await this.#reply(NBD_OPT_LIST, NBD_REP_ACK);
@@ -180,13 +199,57 @@ class Handshake {
     }
     for (const info of this.#infos(wanted.infos)) await this.#reply(option, NBD_REP_INFO, info);
     await this.#reply(option, NBD_REP_ACK);
-    return option === NBD_OPT_GO ? "transmission" : "haggle";
+    return option === NBD_OPT_GO ? this.#begin(wanted.name) : "haggle";
+  }
+
+  /** A metadata context holds for the export it was selected for and for no other. */
+  #begin(exportName: string): Next {
+    this.session.blockStatus = this.#contextOf === exportName;
+    return "transmission";
+  }
+
+  /** A second time changes nothing and is no mistake. */
+  async #structuredReply(data: Uint8Array): Promise<Next> {
+    if (data.length > 0) return await this.#refuseData(NBD_OPT_STRUCTURED_REPLY);
+    this.session.structuredReplies = true;
+    await this.#reply(NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
+    return "haggle";
+  }
+
+  /** "Metadata querying": which contexts there are, or which to use; there is one, base:allocation. */
+  async #metaContext(option: number, data: Uint8Array): Promise<Next> {
+    const isSelection = option === NBD_OPT_SET_META_CONTEXT;
+    if (isSelection) this.#contextOf = undefined;
+    const wanted = parseMetaContextRequest(data);
+    const mistake = !this.session.structuredReplies
+      ? "structured replies have to be negotiated first"
+      : wanted === undefined
+      ? "the lengths in the option don't add up"
+      : wanted.queries.some((query) => query.indexOf(":") < 1)
+      ? "a query consists of a namespace, a colon and a name"
+      : undefined;
+    if (wanted === undefined || mistake !== undefined) {
+      return await this.#refuse(option, NBD_REP_ERR_INVALID, mistake!);
+    }
+    const { exportName, queries } = wanted;
+    if (!this.#isOffered(exportName)) {
+      return await this.#refuse(option, NBD_REP_ERR_UNKNOWN, this.#offeredNames());
+    }
+    const found = queries.includes(BASE_ALLOCATION) ||
+      (!isSelection && (queries.length === 0 || queries.includes("base:")));
+    if (found) {
+      if (isSelection) this.#contextOf = exportName;
+      const context = encodeMetaContext(isSelection ? BASE_ALLOCATION_ID : 0, BASE_ALLOCATION);
+      await this.#reply(option, NBD_REP_META_CONTEXT, context);
+    }
+    await this.#reply(option, NBD_REP_ACK);
+    return "haggle";
   }
 
   /** NBD_INFO_EXPORT always; the others when asked for; those not known are ignored. */
   #infos(asked: number[]): Uint8Array[] {
-    const { name, description, sizeBytes, transmissionFlags, preferredBytes } = this.#offered;
-    const infos: Uint8Array[] = [encodeInfoExport(sizeBytes, transmissionFlags)];
+    const { name, description, sizeBytes, preferredBytes } = this.#offered;
+    const infos: Uint8Array[] = [encodeInfoExport(sizeBytes, transmissionFlags(this.session))];
     if (asked.includes(NBD_INFO_NAME)) infos.push(encodeInfoText(NBD_INFO_NAME, name));
     if (asked.includes(NBD_INFO_DESCRIPTION)) {
       infos.push(encodeInfoText(NBD_INFO_DESCRIPTION, description));
@@ -215,6 +278,10 @@ class Handshake {
     if (header.option === NBD_OPT_ABORT) return await this.#abort();
     const text = `option data may have ${OPTION_BYTES_MAX} bytes at most`;
     return await this.#refuse(header.option, NBD_REP_ERR_TOO_BIG, text);
+  }
+
+  async #refuseData(option: number): Promise<Next> {
+    return await this.#refuse(option, NBD_REP_ERR_INVALID, "the option takes no data");
   }
 
   async #refuse(option: number, type: number, text: string): Promise<Next> {

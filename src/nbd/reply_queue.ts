@@ -64,12 +64,21 @@ export class ReplyQueue {
     this.#collecting.used -= length;
   }
 
-  /** Sends a reply that has a buffer of its own; `onGone` is called when that is no longer needed. */
+  /** Queues a small reply; false when there is no room for it until a write has ended. */
+  tryAdd(reply: Uint8Array): boolean {
+    const at = this.reserve(reply.length);
+    if (at >= 0) this.bytes.set(reply, at);
+    return at >= 0;
+  }
+
+  /**
+   * Sends a reply that has a buffer of its own, behind all that were added before; `onGone` is called when that
+   * buffer is no longer needed.
+   */
   add(reply: Uint8Array, onGone: () => void): void {
     if (this.failed !== undefined) return onGone();
-    const at = reply.length <= JOIN_BYTES_MAX ? this.reserve(reply.length) : -1;
-    if (at >= 0) {
-      this.bytes.set(reply, at);
+    const mayJoin = reply.length <= JOIN_BYTES_MAX && this.#own.length === 0;
+    if (mayJoin && this.tryAdd(reply)) {
       onGone();
     } else {
       this.#own.push({ bytes: reply, onGone });
@@ -98,10 +107,12 @@ export class ReplyQueue {
     this.#writing = true;
     try {
       while (this.#collecting.used > 0 || this.#own.length > 0) {
+        // what collects from now on was added before any that gets a buffer of its own later
+        const ownIsNext = this.#own.length > 0;
         if (this.#collecting.used > 0) await this.#writeCollected();
         this.onProgress();
-        const own = this.#own.shift();
-        if (own === undefined) continue;
+        if (!ownIsNext) continue;
+        const own = this.#own.shift()!;
         try {
           await writeAll(this.conn, own.bytes);
         } finally {

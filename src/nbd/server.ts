@@ -12,7 +12,7 @@ import type { Logger } from "../logger.ts";
 import { sleep } from "../clock.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import { ProtocolError } from "./codec.ts";
-import { TRANSMISSION_FLAGS } from "./commands.ts";
+import type { Session } from "./commands.ts";
 import { type Export, negotiate } from "./handshake.ts";
 import { InFlight } from "./in_flight.ts";
 import { ReceiveBuffer } from "./socket.ts";
@@ -26,6 +26,8 @@ export interface ServerOptions {
   exportName: string;
   /** For people, in lists. */
   description: string;
+  /** Writes, trims and zeroes are refused. */
+  readOnly?: boolean;
   clock: Clock;
   logger: Logger;
 }
@@ -57,7 +59,7 @@ export class NbdServer {
       description: options.description,
       sizeBytes: device.sizeBytes,
       preferredBytes: device.preferredBytes,
-      transmissionFlags: TRANSMISSION_FLAGS,
+      readOnly: options.readOnly ?? false,
     };
   }
 
@@ -132,8 +134,9 @@ export class NbdServer {
     try {
       if ("setNoDelay" in connection.conn) (connection.conn as Deno.TcpConn).setNoDelay(true);
       const received = new ReceiveBuffer();
-      if (await this.#handshake(connection.conn, received)) {
-        connection.transmission = new Transmission(connection.conn, received, {
+      const session = await this.#handshake(connection.conn, received);
+      if (session !== undefined) {
+        connection.transmission = new Transmission(connection.conn, received, session, {
           device: this.#device,
           inFlight: this.#inFlight,
           clock: this.#clock,
@@ -151,7 +154,7 @@ export class NbdServer {
     }
   }
 
-  async #handshake(conn: Deno.Conn, received: ReceiveBuffer): Promise<boolean> {
+  async #handshake(conn: Deno.Conn, received: ReceiveBuffer): Promise<Session | undefined> {
     let late = false;
     const cancel = this.#clock.after(HANDSHAKE_MS_MAX, () => {
       late = true;

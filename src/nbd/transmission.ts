@@ -1,9 +1,10 @@
 /**
  * The transmission phase of one connection: requests in, replies out, in any order.
  *
- * `#serveRequest` is the life of a request (commands.ts says what each may ask for). Each turn serves every request that has arrived whole, in one
+ * `#serveRequest` is the life of a request; request_reader.ts receives, commands.ts validates and performs,
+ * reads.ts answers reads, reply_queue.ts sends. Each turn serves every request that has arrived whole, in one
  * synchronous loop: what the device can do at once is answered in that turn, and all its replies leave in
- * one write. What has to wait (`#replyWhenDone`) is answered when it is done and delays nobody behind it.
+ * one write. What has to wait (`#answerLater`) is answered when it is done and delays nobody behind it.
  *
  * Promises
  * - A request is refused by the table in errno.ts, its payload is consumed all the same, and the
@@ -20,27 +21,32 @@
 
 import { type Clock, within } from "../clock.ts";
 import { messageOf } from "../errors.ts";
-import {
-  DRAIN_MS_MAX,
-  IN_FLIGHT_REQUESTS_MAX,
-  LINGER_MS_MAX,
-  REPLY_BUFFER_BYTES,
-} from "../limits.ts";
+import { DRAIN_MS_MAX, IN_FLIGHT_REQUESTS_MAX, LINGER_MS_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
-import { encodeSimpleReply, parseRequest, ProtocolError, Request } from "./codec.ts";
-import { describe, perform, refusalOf } from "./commands.ts";
 import {
+  type Cookie,
+  encodeBlockStatusChunk,
+  encodeNoneChunk,
+  encodeSimpleReply,
+  errorReply,
+  ProtocolError,
+  type Request,
+} from "./codec.ts";
+import { blockStatus, describe, perform, refusalOf, type Session } from "./commands.ts";
+import {
+  BASE_ALLOCATION_ID,
+  NBD_CMD_BLOCK_STATUS,
   NBD_CMD_DISC,
   NBD_CMD_READ,
-  NBD_CMD_WRITE,
   NBD_OK,
-  REQUEST_HEADER_BYTES,
   SIMPLE_REPLY_BYTES,
 } from "./constants.ts";
-import { ERRNO } from "./errno.ts";
+import { deviceError, type NbdError } from "./errno.ts";
 import { type InFlight, Share } from "./in_flight.ts";
+import { Answer, Reads } from "./reads.ts";
 import { ReplyQueue } from "./reply_queue.ts";
+import { RequestReader } from "./request_reader.ts";
 import type { ReceiveBuffer } from "./socket.ts";
 
 /** How far a turn came with what has arrived. */
@@ -49,7 +55,7 @@ const enum Progress {
   Served,
   /** The next request has not arrived whole. */
   Incomplete,
-  /** There is no room for the next request. */
+  /** There is no room for the next request, or for its reply. */
   Stalled,
   /** NBD_CMD_DISC. */
   Disconnected,
@@ -64,31 +70,18 @@ export interface Surroundings {
 
 export class Transmission {
   readonly #conn: Deno.Conn;
+  readonly #session: Session;
   readonly #device: BlockDevice;
   readonly #inFlight: InFlight;
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #share = new Share();
-  readonly #request = new Request();
+  readonly #reader: RequestReader;
+  readonly #reads: Reads;
+  readonly #replies: ReplyQueue;
 
-  /** Receiving: what has arrived, ... */
-  readonly #received: ReceiveBuffer;
-  /** ... how long the message at its start is, as far as known, ... */
-  #messageBytes = REQUEST_HEADER_BYTES;
-  /** ... what is left to drop of the payload of a refused write, ... */
-  #skipBytes = 0;
-  /** ... and what that write, or another request, is answered with then, ... */
-  #refusedErrno: number = NBD_OK;
-  /** ... and the payload of a write that is larger than the buffer, filled as far as it has arrived. */
-  #payload: Uint8Array | undefined = undefined;
-  #payloadFilled = 0;
   #reading = false;
   #readError: unknown = undefined;
-
-  #replies: ReplyQueue;
-
-  /** No more is received: the stream has ended, or the socket was closed by us. */
-  #ended = false;
   #stopping = false;
   #stalled = false;
   #closed = false;
@@ -96,14 +89,22 @@ export class Transmission {
   #resume: () => void = () => {};
   #onSettled: () => void = () => {};
 
-  constructor(conn: Deno.Conn, received: ReceiveBuffer, surroundings: Surroundings) {
+  constructor(
+    conn: Deno.Conn,
+    received: ReceiveBuffer,
+    session: Session,
+    surroundings: Surroundings,
+  ) {
+    const { device, inFlight, clock, logger } = surroundings;
     this.#conn = conn;
-    this.#received = received;
-    this.#device = surroundings.device;
-    this.#inFlight = surroundings.inFlight;
-    this.#clock = surroundings.clock;
-    this.#logger = surroundings.logger;
+    this.#session = session;
+    this.#device = device;
+    this.#inFlight = inFlight;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#reader = new RequestReader(conn, received, inFlight, this.#share);
     this.#replies = new ReplyQueue(conn, this.#roomMade);
+    this.#reads = new Reads(device, session, this.#replies, inFlight, this.#share);
   }
 
   /**
@@ -117,7 +118,7 @@ export class Transmission {
       if (this.#stopping) await this.#linger();
     } finally {
       this.#close();
-      this.#dropPayload();
+      this.#reader.discard();
       await this.#settled();
     }
   }
@@ -131,14 +132,15 @@ export class Transmission {
   /** Until there is nothing more to serve: receive, serve what came, send the replies. */
   async #serve(): Promise<void> {
     for (;;) {
-      const progress = this.#serveReceived();
+      let progress: Progress;
+      do progress = this.#serveRequest(); while (progress === Progress.Served);
       this.#replies.send();
       if (this.#replies.failed !== undefined) throw this.#replies.failed;
       if (progress === Progress.Disconnected) return;
       this.#stalled = progress === Progress.Stalled;
       if (!this.#stalled) {
         if (this.#readError !== undefined) throw this.#readError;
-        if (this.#ended || this.#stopping) return;
+        if (this.#reader.hasEnded || this.#stopping) return;
         this.#receive();
       }
       // Room that only the client can make is not waited for once the server stops.
@@ -147,181 +149,122 @@ export class Transmission {
     }
   }
 
-  /** Serves all that has arrived whole, in one turn. */
-  #serveReceived(): Progress {
-    for (;;) {
-      let progress: Progress;
-      if (this.#refusedErrno !== NBD_OK) progress = this.#finishRefusal();
-      else if (this.#payload !== undefined) progress = this.#serveLargeWrite(this.#payload);
-      else progress = this.#serveRequest();
-      if (progress !== Progress.Served) return progress;
-    }
-  }
-
   /** The life of a request. */
   #serveRequest(): Progress {
     // Receive its header.
-    const request = this.#request;
-    const received = this.#received;
-    this.#messageBytes = REQUEST_HEADER_BYTES;
-    const arrived = parseRequest(received.view, received.start, received.end, request);
-    if (!arrived) return Progress.Incomplete;
+    const reader = this.#reader;
+    if (!reader.receiveHeader()) return Progress.Incomplete;
+    const request = reader.request;
     if (request.type === NBD_CMD_DISC) return Progress.Disconnected;
-    if (this.#mustWait()) return Progress.Stalled;
+    if (!reader.holdsPayload && this.#mustWait(request)) return Progress.Stalled;
 
     // Validate.
-    const errno = refusalOf(request, this.#device);
-    if (errno !== NBD_OK) return this.#refuse(errno);
+    const refusal = refusalOf(request, this.#device, this.#session);
+    if (refusal !== undefined) return this.#refuse(request, refusal);
 
-    // Perform a read, and reply.
-    if (request.type === NBD_CMD_READ && request.length > 0) return this.#read();
+    // Receive its payload.
+    const payload = reader.receivePayload();
+    if (payload === undefined) return Progress.Incomplete;
 
-    // Receive the payload of a write.
-    if (request.type === NBD_CMD_WRITE) this.#messageBytes += request.length;
-    if (received.length < this.#messageBytes) return this.#awaitPayload();
-
-    // Perform anything else, and reply.
-    const payloadAt = received.start + REQUEST_HEADER_BYTES;
-    const payload = received.bytes.subarray(payloadAt, received.start + this.#messageBytes);
-    const progress = this.#performAndReply(payload);
-    if (progress === Progress.Served) received.start += this.#messageBytes;
+    // Perform, and reply.
+    let progress: Progress;
+    try {
+      progress = this.#performAndReply(request, payload);
+    } catch (error) {
+      progress = this.#replyNow(this.#errorReply(request, this.#failed(describe(request), error)));
+    }
+    if (progress === Progress.Served) reader.finish();
     return progress;
   }
 
-  /** Answers with an error; the payload of a write is dropped as it comes. */
-  #refuse(errno: number): Progress {
-    const { type, length } = this.#request;
-    this.#logger.debug(() => `refused, errno ${errno}: ${describe(this.#request)}`);
-    this.#received.start += REQUEST_HEADER_BYTES;
-    this.#skipBytes = type === NBD_CMD_WRITE ? length : 0;
-    this.#refusedErrno = errno;
-    return this.#finishRefusal();
-  }
-
-  /** The answer comes behind the payload: a client that still sends (libnbd) does not expect it sooner. */
-  #finishRefusal(): Progress {
-    if (!this.#skip()) return Progress.Incomplete;
+  #performAndReply(request: Request, payload: Uint8Array): Progress {
+    if (request.type === NBD_CMD_BLOCK_STATUS) {
+      const extents = blockStatus(this.#device, request);
+      return this.#replyNow(encodeBlockStatusChunk(request, BASE_ALLOCATION_ID, extents));
+    }
+    if (request.type === NBD_CMD_READ && request.length > 0) return this.#read(request);
+    if (request.type === NBD_CMD_READ && this.#session.structuredReplies) {
+      return this.#replyNow(encodeNoneChunk(request));
+    }
     const at = this.#replies.reserve(SIMPLE_REPLY_BYTES);
     if (at < 0) return Progress.Stalled;
-    const { cookieHigh, cookieLow } = this.#request;
-    encodeSimpleReply(this.#replies.view, at, this.#refusedErrno, cookieHigh, cookieLow);
-    this.#refusedErrno = NBD_OK;
-    return Progress.Served;
-  }
-
-  /** Reads straight into the buffer of replies when device and buffer can do that at once. */
-  #read(): Progress {
-    const { offset, length, cookieHigh, cookieLow } = this.#request;
-    const replyBytes = SIMPLE_REPLY_BYTES + length;
-    if (replyBytes > REPLY_BUFFER_BYTES) return this.#readSlowly();
-    const replies = this.#replies;
-    const at = replies.reserve(replyBytes);
-    if (at < 0) return Progress.Stalled;
-    const target = replies.bytes.subarray(at + SIMPLE_REPLY_BYTES, at + replyBytes);
+    let isDone = false;
     try {
-      if (!this.#device.tryRead(offset, target)) {
-        replies.unreserve(replyBytes);
-        return this.#readSlowly();
-      }
-      encodeSimpleReply(replies.view, at, NBD_OK, cookieHigh, cookieLow);
-    } catch (error) {
-      replies.unreserve(length);
-      const errno = this.#deviceFailed(describe(this.#request), error);
-      encodeSimpleReply(replies.view, at, errno, cookieHigh, cookieLow);
+      const done = perform(this.#device, request, payload);
+      isDone = done === undefined;
+      if (done !== undefined) this.#answerLater(this.#change(request, done, payload.length));
+    } finally {
+      if (!isDone) this.#replies.unreserve(SIMPLE_REPLY_BYTES);
     }
-    this.#received.start += REQUEST_HEADER_BYTES;
+    if (isDone) encodeSimpleReply(this.#replies.view, at, NBD_OK, request);
     return Progress.Served;
   }
 
-  /** Reads into a buffer of the reply's own. */
-  #readSlowly(): Progress {
-    const { offset, length } = this.#request;
-    const reply = new Uint8Array(SIMPLE_REPLY_BYTES + length);
-    const target = reply.subarray(SIMPLE_REPLY_BYTES);
-    void this.#replyWhenDone(this.#device.read(offset, target), reply.length, reply);
-    this.#received.start += REQUEST_HEADER_BYTES;
+  #read(request: Request): Progress {
+    const answer = this.#reads.now(request);
+    if (answer === Answer.NoRoom) return Progress.Stalled;
+    if (answer === Answer.NotNow) {
+      const what = describe(request);
+      this.#answerLater(this.#reads.later(request, (error) => this.#failed(what, error)));
+    }
     return Progress.Served;
   }
 
-  /** The payload is on its way; one too large for the buffer goes straight to where it will be used. */
-  #awaitPayload(): Progress {
-    const received = this.#received;
-    if (this.#messageBytes > received.bytes.length) {
-      this.#payload = new Uint8Array(this.#request.length);
-      this.#inFlight.holdBytes(this.#share, this.#payload.length);
-      received.start += REQUEST_HEADER_BYTES;
-      this.#payload.set(received.unread());
-      this.#payloadFilled = received.length;
-      received.start = received.end;
-    }
-    return Progress.Incomplete;
-  }
-
-  #serveLargeWrite(payload: Uint8Array): Progress {
-    if (this.#payloadFilled < payload.length) return Progress.Incomplete;
-    const progress = this.#performAndReply(payload);
-    if (progress === Progress.Served) this.#dropPayload();
-    return progress;
-  }
-
-  /** Performs any request but a read, and replies now or when the device is done. */
-  #performAndReply(payload: Uint8Array): Progress {
-    const { cookieHigh, cookieLow } = this.#request;
-    const at = this.#replies.reserve(SIMPLE_REPLY_BYTES);
-    if (at < 0) return Progress.Stalled;
-    let errno = NBD_OK;
-    try {
-      const done = perform(this.#device, this.#request, payload);
-      if (done !== undefined) {
-        this.#replies.unreserve(SIMPLE_REPLY_BYTES);
-        void this.#replyWhenDone(done, payload.length, undefined);
-        return Progress.Served;
-      }
-    } catch (error) {
-      errno = this.#deviceFailed(describe(this.#request), error);
-    }
-    encodeSimpleReply(this.#replies.view, at, errno, cookieHigh, cookieLow);
-    return Progress.Served;
-  }
-
-  /**
-   * The end of a request that the device could not finish at once. Until its reply is on its way it counts as
-   * one request and as `heldBytes`: the device's copy of a payload, or the reply to a read.
-   */
-  async #replyWhenDone(
-    done: Promise<void>,
-    heldBytes: number,
-    readReply: Uint8Array | undefined,
-  ): Promise<void> {
-    const { cookieHigh, cookieLow } = this.#request;
-    const what = describe(this.#request);
-    this.#inFlight.requestBegins(this.#share);
+  /** Answers anything but a read when the device is done; until then it has a copy of the payload. */
+  async #change(request: Request, done: Promise<void>, heldBytes: number): Promise<void> {
+    const { cookieHigh, cookieLow } = request;
+    const cookie: Cookie = { cookieHigh, cookieLow };
+    const what = describe(request);
     this.#inFlight.holdBytes(this.#share, heldBytes);
-    let errno = NBD_OK;
+    let reply: Uint8Array;
     try {
       await done;
+      reply = new Uint8Array(SIMPLE_REPLY_BYTES);
+      encodeSimpleReply(new DataView(reply.buffer), 0, NBD_OK, cookie);
     } catch (error) {
-      errno = this.#deviceFailed(what, error);
+      reply = this.#errorReply(cookie, this.#failed(what, error));
     }
-    const answer = errno === NBD_OK && readReply !== undefined
-      ? readReply
-      : new Uint8Array(SIMPLE_REPLY_BYTES);
-    encodeSimpleReply(new DataView(answer.buffer), 0, errno, cookieHigh, cookieLow);
-    this.#replies.add(answer, () => this.#inFlight.releaseBytes(this.#share, heldBytes));
+    this.#replies.add(reply, () => this.#inFlight.releaseBytes(this.#share, heldBytes));
+  }
+
+  /** Until its answer is on its way the request counts as in flight. */
+  async #answerLater(answer: Promise<void>): Promise<void> {
+    this.#inFlight.requestBegins(this.#share);
+    await answer;
     this.#inFlight.requestEnds(this.#share);
     if (this.#share.requests === 0) this.#onSettled();
     this.#roomMade();
   }
 
-  #deviceFailed(what: string, error: unknown): number {
-    this.#logger.error(`${what}: ${messageOf(error)}`);
-    return ERRNO.deviceFailed;
+  /** The answer comes behind the payload: a client that still sends (libnbd) does not expect it sooner. */
+  #refuse(request: Request, refusal: NbdError): Progress {
+    if (!this.#reader.dropPayload()) return Progress.Incomplete;
+    const progress = this.#replyNow(this.#errorReply(request, refusal));
+    if (progress !== Progress.Served) return progress;
+    this.#logger.debug(() => `refused, ${refusal.text}: ${describe(request)}`);
+    this.#reader.finish();
+    return progress;
+  }
+
+  #replyNow(reply: Uint8Array): Progress {
+    return this.#replies.tryAdd(reply) ? Progress.Served : Progress.Stalled;
+  }
+
+  #errorReply(cookie: Cookie, error: NbdError): Uint8Array {
+    return errorReply(this.#session.structuredReplies, cookie, error);
+  }
+
+  /** Logs what the device threw, and says what to answer. */
+  #failed(what: string, error: unknown): NbdError {
+    const text = messageOf(error);
+    this.#logger.error(`${what}: ${text}`);
+    return deviceError(text);
   }
 
   /** Whether this connection already has as much in flight as it may. */
-  #mustWait(): boolean {
+  #mustWait(request: Request): boolean {
     if (this.#share.requests >= IN_FLIGHT_REQUESTS_MAX) return true;
-    if (!this.#inFlight.mustWait(this.#share, this.#request.length)) return false;
+    if (!this.#inFlight.mustWait(this.#share, request.length)) return false;
     this.#inFlight.waitForRelease(this.#roomMade);
     return true;
   }
@@ -338,40 +281,19 @@ export class Transmission {
   #receive(): void {
     if (this.#reading) return;
     this.#reading = true;
-    const space = this.#payload === undefined
-      ? this.#received.space(this.#messageBytes)
-      : this.#payload.subarray(this.#payloadFilled);
-    this.#conn.read(space).then(this.#arrived, this.#failedToArrive);
+    this.#reader.read().then(this.#arrived, this.#failedToArrive);
   }
 
-  #arrived = (count: number | null): void => {
+  #arrived = (): void => {
     this.#reading = false;
-    if (count === null) this.#ended = true;
-    else if (this.#payload === undefined) this.#received.end += count;
-    else this.#payloadFilled += count;
     this.#resume();
   };
 
   #failedToArrive = (error: unknown): void => {
-    this.#reading = false;
-    this.#ended = true;
+    this.#reader.hasEnded = true;
     if (!this.#closed) this.#readError = error;
-    this.#resume();
+    this.#arrived();
   };
-
-  /** Drops what has arrived of a refused payload; true when that was all of it. */
-  #skip(): boolean {
-    const step = Math.min(this.#skipBytes, this.#received.length);
-    this.#received.start += step;
-    this.#skipBytes -= step;
-    return this.#skipBytes === 0;
-  }
-
-  #dropPayload(): void {
-    if (this.#payload === undefined) return;
-    this.#inFlight.releaseBytes(this.#share, this.#payload.length);
-    this.#payload = undefined;
-  }
 
   /** Everything received is answered. */
   async #drain(): Promise<void> {
@@ -398,9 +320,8 @@ export class Transmission {
     const cancel = this.#clock.after(LINGER_MS_MAX, () => this.#close());
     try {
       await this.#conn.closeWrite();
-      while (!this.#ended) {
-        this.#dropPayload();
-        this.#received.start = this.#received.end = 0;
+      while (!this.#reader.hasEnded) {
+        this.#reader.discard();
         this.#receive();
         await this.#woken();
       }

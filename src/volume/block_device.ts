@@ -8,6 +8,12 @@
 /** `undefined`: done, in the same turn. A promise: done, or failed, when it settles. */
 export type Done = Promise<void> | undefined;
 
+/** A run of bytes that are all stored, or all not: those read as zeroes. */
+export interface Extent {
+  lengthBytes: number;
+  isHole: boolean;
+}
+
 export interface BlockDevice {
   /** The export's size in bytes; it does not change while the device is open. */
   readonly sizeBytes: number;
@@ -31,6 +37,22 @@ export interface BlockDevice {
   trim(offset: number, length: number): Done;
   /** Makes the range read as zeroes, to the byte. */
   zero(offset: number, length: number): Done;
+  /**
+   * Whether `zero` would now make the range read as zeroes without waiting and without storing any byte
+   * of it; false also where that is not known.
+   */
+  zeroesFast(offset: number, length: number): boolean;
+  /**
+   * Brings the range nearer, so that reads of it need not wait, as far as there is room for it. Rejects
+   * when what was asked for can't be had.
+   */
+  prefetch(offset: number, length: number): Done;
+  /**
+   * What the range consists of, from `offset` on, without asking the bucket: at least one extent and at
+   * most `countMax`, none longer than what is left of the range, no two neighbours alike. They end
+   * before the range does when there are more of them, or when looking further would take too long.
+   */
+  extents(offset: number, length: number, countMax: number): Extent[];
   /** Done when everything acknowledged before the call is stored in the bucket. */
   flush(): Done;
 }

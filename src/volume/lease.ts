@@ -13,6 +13,7 @@ import { LEASE_EXPIRED_MS, LEASE_RENEW_MS, LEASE_WATCH_MS } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import { decodeChecked, encodeChecked } from "./checked_json.ts";
 import type { Writer } from "./uploader.ts";
+import { VOLUME_KEY } from "./volume_info.ts";
 
 export const LEASE_KEY = "lease.json";
 
@@ -335,4 +336,19 @@ function readable(bytes: Uint8Array): LeaseFile | null {
     if (error instanceof DamageError) return null;
     throw error;
   }
+}
+
+/** Without conditions in the store two writers are kept apart by the lease, and by looks that are not atomic. */
+export async function warnIfUnconditional(bucket: Bucket, logger: Logger): Promise<void> {
+  const missing = await bucket.probeConditions?.(VOLUME_KEY) ?? [];
+  if (missing.length === 0) return;
+  logger.warn(
+    `${bucket.name} does not honour conditional PUTs (${
+      missing.join(" and ")
+    }): a second start is ` +
+      `refused as ever, but a writer that was taken for dead after ${
+        LEASE_EXPIRED_MS / 1000
+      } s, or taken over, ` +
+      `and still lives can overwrite what its successor has stored; make sure that it has ended`,
+  );
 }

@@ -3,6 +3,7 @@
  * are fetched first. A sequential reader gets the stripes ahead of it fetched early.
  */
 import { BLOCK_BYTES, KIB, READ_STREAMS_MAX } from "../limits.ts";
+import type { Done } from "./block_device.ts";
 import type { Contents } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
 
@@ -64,6 +65,15 @@ export class ReadPath {
       await this.#readStep(at, target.subarray(done, done + length), sinceMs);
       done += length;
     }
+  }
+
+  /** Fetches what of the range is not in the cache; of a long one no more than a quarter of the cache takes. */
+  prefetch(offset: number, length: number): Done {
+    this.#contents.assertAlive();
+    const { cache, stripeBytes } = this.#contents;
+    const share = Math.floor(cache.slotCount / 4) * stripeBytes;
+    const stripes = this.#toFetch(offset, offset + Math.min(length, share));
+    return stripes.length > 0 ? this.#contents.wait(this.#fetcher.fetch(stripes)) : undefined;
   }
 
   async #readStep(offset: number, target: Uint8Array, sinceMs: number): Promise<void> {
@@ -136,15 +146,21 @@ export class ReadPath {
   }
 
   #fetchAhead(start: number, end: number): void {
-    const { cache, map, stripeBytes } = this.#contents;
-    const stripes: number[] = [];
-    for (let stripe = Math.floor(start / stripeBytes); stripe * stripeBytes < end; stripe++) {
-      const wanted = map.isMapped(stripe) && cache.find(stripe) < 0 &&
-        !this.#fetcher.isUnderWay(stripe);
-      if (wanted) stripes.push(stripe);
-    }
+    const { cache } = this.#contents;
+    const stripes = this.#toFetch(start, end)
+      .filter((stripe) => !this.#fetcher.isUnderWay(stripe));
     if (stripes.length === 0 || cache.available < cache.slotCount / 4 + stripes.length) return;
     // a failure is met again, and reported, by whoever reads there
     this.#fetcher.fetch(stripes).catch(() => {});
+  }
+
+  /** Stripes of the bytes [start, end) that are stored and not in the cache. */
+  #toFetch(start: number, end: number): number[] {
+    const { cache, map, stripeBytes } = this.#contents;
+    const stripes: number[] = [];
+    for (let stripe = Math.floor(start / stripeBytes); stripe * stripeBytes < end; stripe++) {
+      if (map.isMapped(stripe) && cache.find(stripe) < 0) stripes.push(stripe);
+    }
+    return stripes;
   }
 }

@@ -104,6 +104,11 @@ export class StripeCache {
     return this.#clean.get(stripe) ?? -1;
   }
 
+  /** The same without counting as a use. */
+  peek(stripe: number): number {
+    return this.#pinned.get(stripe) ?? this.#clean.peek(stripe) ?? -1;
+  }
+
   /** Slots that `take` could give, at most: free and clean ones. */
   get available(): number {
     return this.#free.length + this.#clean.size;
@@ -321,6 +326,19 @@ export class StripeCache {
     for (const slot of slots) {
       if (this.#stripeOf[slot] >= first && this.#stripeOf[slot] < end) yield slot;
     }
+  }
+
+  /** Stripes in [first, end) whose slot is pinned, in order: found as `slotsOf` does. */
+  pinnedStripes(first: number, end: number): number[] {
+    if (end - first > this.#pinned.size) {
+      return [...this.#pinned.keys()].filter((stripe) => stripe >= first && stripe < end)
+        .sort((a, b) => a - b);
+    }
+    const stripes: number[] = [];
+    for (let stripe = first; stripe < end; stripe++) {
+      if (this.#pinned.has(stripe)) stripes.push(stripe);
+    }
+    return stripes;
   }
 
   #noLongerDirty(slot: number): void {

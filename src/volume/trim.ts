@@ -60,25 +60,36 @@ export class TrimPath {
     });
   }
 
+  /** Whether `zero` would make the change at once, out of whole blocks. */
+  zeroesFast(offset: number, length: number): boolean {
+    const end = offset + length;
+    return offset % BLOCK_BYTES === 0 && end % BLOCK_BYTES === 0 && this.#order.isIdle &&
+      this.#blockedBy(offset, end) === null;
+  }
+
   /** `start` and `end` are multiples of a block. */
   #attempt(start: number, end: number): Blocked | null {
-    if (this.#contents.zeroes.count >= ZERO_RUNS_MAX) return "room";
-    const [first, last] = [start, end - 1].map((byte) =>
-      Math.floor(byte / this.#contents.stripeBytes)
-    );
-    const blocked = this.#bringIn(first, start, end) ?? this.#bringIn(last, start, end);
-    if (blocked !== null) return blocked;
-    zeroBlocks(this.#contents, start / BLOCK_BYTES, end / BLOCK_BYTES);
-    return null;
+    const blocked = this.#blockedBy(start, end);
+    if (typeof blocked === "number") return this.#fetcher.fetch([blocked]);
+    if (blocked === null) zeroBlocks(this.#contents, start / BLOCK_BYTES, end / BLOCK_BYTES);
+    return blocked;
+  }
+
+  /** What keeps the blocks of [start, end) from being made zeroes in this turn: room, or a stripe to fetch first. */
+  #blockedBy(start: number, end: number): "room" | number | null {
+    const { stripeBytes, zeroes } = this.#contents;
+    if (zeroes.count >= ZERO_RUNS_MAX) return "room";
+    const [first, last] = [start, end - 1].map((byte) => Math.floor(byte / stripeBytes));
+    return this.#needs(first, start, end) ?? this.#needs(last, start, end);
   }
 
   /** A stripe that is covered in part and should get no more patches is stored whole: so it has to be here. */
-  #bringIn(stripe: number, start: number, end: number): Blocked | null {
+  #needs(stripe: number, start: number, end: number): "room" | number | null {
     const { cache, map, stripeBytes, blocksPerStripe } = this.#contents;
     const isWhole = start <= stripe * stripeBytes && end >= (stripe + 1) * stripeBytes;
     if (isWhole || !map.isFull(stripe)) return null;
     const slot = cache.find(stripe);
-    if (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe)) return this.#fetcher.fetch([stripe]);
+    if (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe)) return stripe;
     return cache.hasDirty(slot) || this.#contents.roomStripes >= 2 ? null : "room";
   }
 }

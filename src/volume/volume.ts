@@ -21,7 +21,6 @@ import {
   DOWNLOADS_MAX,
   GET_BYTES_MAX,
   IDLE_SEGMENTS_MAX,
-  LEASE_EXPIRED_MS,
   MAP_PAGE_STRIPES,
   PATCHES_MAX,
   RECLAIM_BYTES_MIN,
@@ -30,10 +29,11 @@ import {
   STRIPE_BYTES_DEFAULT,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
-import type { BlockDevice, Done } from "./block_device.ts";
+import type { BlockDevice, Done, Extent } from "./block_device.ts";
 import { ChangeOrder } from "./change_order.ts";
 import { Checkpointer } from "./checkpoint.ts";
 import { Contents } from "./contents.ts";
+import { extentsOf } from "./extents.ts";
 import { Fetcher } from "./fetch.ts";
 import { FlushPath } from "./flush.ts";
 import {
@@ -43,6 +43,7 @@ import {
   type Reservation,
   reserve,
   type Starter,
+  warnIfUnconditional,
   withdraw,
 } from "./lease.ts";
 import { ReadPath } from "./read.ts";
@@ -52,7 +53,7 @@ import { SEGMENT_BYTES_MAX, segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
 import { TrimPath } from "./trim.ts";
 import { Uploader } from "./uploader.ts";
-import { growVolume, readOrCreateVolume, VOLUME_KEY, type VolumeInfo } from "./volume_info.ts";
+import { growVolume, readOrCreateVolume, type VolumeInfo } from "./volume_info.ts";
 import { WritePath } from "./write.ts";
 import { Zeroes } from "./zeroes.ts";
 
@@ -268,6 +269,20 @@ export class Volume implements BlockDevice {
     return this.#trim.zero(offset, length);
   }
 
+  zeroesFast(offset: number, length: number): boolean {
+    return this.#trim.zeroesFast(offset, length);
+  }
+
+  prefetch(offset: number, length: number): Done {
+    this.#requests++;
+    return this.#read.prefetch(offset, length);
+  }
+
+  extents(offset: number, length: number, countMax: number): Extent[] {
+    this.#contents.assertAlive();
+    return extentsOf(this.#contents, offset, length, countMax);
+  }
+
   flush(): Done {
     this.#requests++;
     const done = this.#flush.flush();
@@ -379,19 +394,4 @@ export class Volume implements BlockDevice {
     this.#flush.fail(error);
     this.#onFailure(error);
   }
-}
-
-/** Without conditions in the store two writers are kept apart by the lease, and by looks that are not atomic. */
-async function warnIfUnconditional(bucket: Bucket, logger: Logger): Promise<void> {
-  const missing = await bucket.probeConditions?.(VOLUME_KEY) ?? [];
-  if (missing.length === 0) return;
-  logger.warn(
-    `${bucket.name} does not honour conditional PUTs (${
-      missing.join(" and ")
-    }): a second start is ` +
-      `refused as ever, but a writer that was taken for dead after ${
-        LEASE_EXPIRED_MS / 1000
-      } s, or taken over, ` +
-      `and still lives can overwrite what its successor has stored; make sure that it has ended`,
-  );
 }

@@ -119,6 +119,12 @@ export class Zeroes {
     return false;
   }
 
+  /** Whether any block of [start, end) is in a set. */
+  overlaps(start: number, end: number): boolean {
+    return this.#pending.overlaps(start, end) ||
+      this.#sealed.some((runs) => runs.overlaps(start, end));
+  }
+
   /** Hands the pending runs to a batch; they stay visible until `commit`. */
   seal(): BlockRuns {
     const runs = this.#pending;

@@ -13,12 +13,27 @@ import type { Row } from "./table.ts";
 const ROUNDS = 5;
 /** Well inside the cache; a tenth of what may be dirty before it is uploaded unasked. */
 const SET_BYTES = 12 * MIB;
-const JOBS: FioJob[] = [
-  { work: "randread", blockBytes: 4 * KIB, depth: 32 },
-  { work: "randwrite", blockBytes: 4 * KIB, depth: 32 },
-  { work: "randread", blockBytes: 256 * KIB, depth: 8 },
-  { work: "randwrite", blockBytes: 256 * KIB, depth: 8 },
-].map((job) => ({ ...job, sizeBytes: SET_BYTES, seconds: 3 }) as FioJob);
+const SHAPES = [
+  { blockBytes: 4 * KIB, depth: 1 },
+  { blockBytes: 4 * KIB, depth: 32 },
+  { blockBytes: 256 * KIB, depth: 8 },
+];
+
+/** Every shape, read and written, over one connection and four. */
+function jobs(preload?: string): FioJob[] {
+  return SHAPES.flatMap((shape) =>
+    [1, 4].flatMap((connections) =>
+      (["randread", "randwrite"] as const).map((work) => ({
+        ...shape,
+        connections,
+        work,
+        preload,
+        sizeBytes: SET_BYTES,
+        seconds: 2,
+      }))
+    )
+  );
+}
 
 export async function benchHot(): Promise<Row[]> {
   await using bucket = await DirectoryTestBucket.make();
@@ -27,8 +42,9 @@ export async function benchHot(): Promise<Row[]> {
   await using drive = await Drive.start({ bucket, size: "256M", server: { cachesize } });
   await using nbdkit = await startNbdkit(scratch);
   for (const { uri } of [drive, nbdkit]) await fill(uri);
+  const simple = await compileSimpleReplies(scratch);
   const rows: Row[] = [];
-  for (const job of JOBS) {
+  for (const job of [...jobs(), ...jobs(simple)]) {
     const ours: number[] = [];
     const theirs: number[] = [];
     for (let round = 0; round < ROUNDS; round++) {
@@ -37,8 +53,11 @@ export async function benchHot(): Promise<Row[]> {
     }
     const ratios = ours.map((value, round) => value / theirs[round]);
     const [least, most] = [Math.min(...ratios), Math.max(...ratios)];
+    const { work, blockBytes, depth, connections } = job;
     rows.push({
-      what: `${job.work} ${job.blockBytes / KIB} KiB at depth ${job.depth}, cached`,
+      what: `${work} ${blockBytes / KIB} KiB at depth ${depth}, cached, ${
+        job.preload ? "simple" : "structured"
+      } replies, ${connections === 1 ? "one connection" : `${connections} connections`}`,
       result: `${Math.round(median(ours))} requests/s, nbdkit-memory ${
         Math.round(median(theirs))
       }: **${median(ratios).toFixed(2)}** times (${least.toFixed(2)} to ${most.toFixed(2)})`,
@@ -48,6 +67,14 @@ export async function benchHot(): Promise<Row[]> {
   }
   await drive.stopClean();
   return rows;
+}
+
+/** What fio is preloaded with to get simple replies. */
+async function compileSimpleReplies(scratch: Scratch): Promise<string> {
+  const source = new URL("simple_replies.c", import.meta.url).pathname;
+  const library = scratch.file("simple_replies.so");
+  await run("cc", ["-shared", "-fPIC", "-O2", "-o", library, source]);
+  return library;
 }
 
 async function fill(uri: string): Promise<void> {

@@ -102,7 +102,9 @@ test("nbdinfo sees the disk as it is, over the Unix socket and over TCP", async 
     assertEquals(found.description, "a disk for tests");
     assertEquals(found["export-size"], SIZE_BYTES);
     assertEquals(found.is_read_only, false);
-    for (const ability of ["flush", "fua", "multi_conn", "trim", "zero", "fast_zero"]) {
+    for (
+      const ability of ["flush", "fua", "multi_conn", "trim", "zero", "fast_zero", "cache", "df"]
+    ) {
       assertEquals(found[`can_${ability}`], true, ability);
     }
     assertEquals(found.block_size_minimum, 1);
@@ -177,10 +179,12 @@ for length in [1, 511, 4095]:
 refused(errno.ENOSPC, h.zero, 0xffffffff, 0)
 refused(errno.EINVAL, h.trim, 0xffffffff, 0)
 refused(errno.EINVAL, h.pread, (32 << 20) + 1, 0)
-refused(errno.EINVAL, h.cache, 512, 0)
-refused(errno.EINVAL, h.pread, 512, 0, flags=DF)
-for flag in [NO_HOLE, DF, REQ_ONE, FAST_ZERO, 0x4000]:
+refused(errno.EINVAL, h.cache, 1, size)
+h.pread(512, 0, flags=DF)
+for flag in [NO_HOLE, REQ_ONE, FAST_ZERO, 0x4000]:
     refused(errno.EINVAL, h.pread, 512, 0, flags=flag)
+for flag in [NO_HOLE, DF, REQ_ONE, FAST_ZERO, 0x4000]:
+    refused(errno.EINVAL, h.cache, 512, 0, flags=flag)
     refused(errno.EINVAL, h.pwrite, bytes(512), 0, flags=flag)
     refused(errno.EINVAL, h.flush, flags=flag)
     refused(errno.EINVAL, h.trim, 512, 0, flags=flag)

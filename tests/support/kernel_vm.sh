@@ -12,7 +12,7 @@ dir=$1
 shift
 
 modules='virtio_pci virtio_blk virtio_net nbd xfs raid1 brd loop'
-programs='dash nbd-client mke2fs e2fsck mkfs.xfs xfs_repair mdadm'
+programs='dash nbd-client mke2fs e2fsck mkfs.xfs xfs_repair mdadm fio fallocate'
 
 mkdir -p "$dir"
 cd "$dir"

@@ -5,9 +5,9 @@
  * what is slow instead of guessing how long "slow" takes.
  */
 
-import type { BlockDevice, Done } from "../../src/volume/block_device.ts";
+import type { BlockDevice, Done, Extent } from "../../src/volume/block_device.ts";
 
-export type Verb = "read" | "write" | "trim" | "zero" | "flush";
+export type Verb = "read" | "write" | "trim" | "zero" | "prefetch" | "flush";
 
 interface Held {
   verb: Verb;
@@ -64,6 +64,35 @@ export class MemoryDevice implements BlockDevice {
 
   zero(offset: number, length: number): Done {
     return this.#perform("zero", offset, length, () => this.bytes.fill(0, offset, offset + length));
+  }
+
+  zeroesFast(offset: number, length: number): boolean {
+    return offset % this.blockBytes === 0 && length % this.blockBytes === 0;
+  }
+
+  prefetch(offset: number, length: number): Done {
+    return this.#perform("prefetch", offset, length, () => {});
+  }
+
+  /** Blocks that are all zero are holes. */
+  extents(offset: number, length: number, countMax: number): Extent[] {
+    const error = this.fails("read", offset, length);
+    if (error !== undefined) throw error;
+    const extents: Extent[] = [];
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const block = at - at % this.blockBytes;
+      const stop = Math.min(end, block + this.blockBytes);
+      const isHole = this.bytes.subarray(block, block + this.blockBytes).every((byte) =>
+        byte === 0
+      );
+      const last = extents.at(-1);
+      if (last?.isHole === isHole) last.lengthBytes += stop - at;
+      else if (extents.length < countMax) extents.push({ lengthBytes: stop - at, isHole });
+      else break;
+      at = stop;
+    }
+    return extents;
   }
 
   flush(): Done {

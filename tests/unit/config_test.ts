@@ -49,6 +49,7 @@ Deno.test("the original program's configuration is accepted as it stands", () =>
     cacheStripes: 1024,
     cacheTtlMs: 60_000,
     listen: "127.0.0.1",
+    readOnly: false,
     ioTimeoutMs: undefined,
     uploads: 4,
     readaheadBytes: 4 * 1024 * 1024,

@@ -1,49 +1,103 @@
-/** A drive as a user has it: attached by nbd-client to Debian's kernel, with a file system on it. */
+/** The README's first use: a drive attached to Debian's kernel, with a file system on it. */
+import { assertEquals } from "@std/assert";
 import { Drive } from "../support/drive.ts";
 import { KernelVm } from "../support/kernel_vm.ts";
-import { testInDirectory } from "../support/test_buckets.ts";
+import { type DirectoryTestBucket, testInDirectory } from "../support/test_buckets.ts";
+import { attach, CHECK_FILES, MAKE_FILES } from "./guest_steps.ts";
 
-const attach = (port: number) => `
-  modprobe nbd
-  nbd-client -b 4096 10.0.2.2 ${port} /dev/nbd0
-  until [ -e /sys/block/nbd0/pid ]; do usleep 50000; done
-`;
+interface Steps {
+  make: string;
+  mount: string;
+  check: string;
+}
 
-testInDirectory({
-  "what is written to ext4 on an attached drive is there when the bucket is opened again": async (
-    bucket,
-  ) => {
-    let sums: string;
-    {
-      await using drive = await Drive.start({ bucket, size: "256M", tcp: true });
-      await using guest = await KernelVm.boot({
-        script: `${attach(drive.port)}
-          mke2fs -q -t ext4 -b 4096 /dev/nbd0
-          mount -t ext4 /dev/nbd0 /mnt
-          for n in 1 2 3 4; do dd if=/dev/urandom of=/mnt/$n bs=64k count=32 2>/dev/null; done
-          sync
-          (cd /mnt && sha256sum 1 2 3 4 | sed 's/^/sum: /')
-          umount /mnt
-          e2fsck -f -n /dev/nbd0
-          nbd-client -d /dev/nbd0
-        `,
-      });
-      sums = (await guest.succeeds()).split("\n").filter((line) => line.startsWith("sum: "))
-        .map((line) => line.slice(5) + "\n").join("");
-      await drive.stopClean();
-    }
-    await using drive = await Drive.start({ bucket, tcp: true });
+/** What one machine writes another finds, and neither has anything to repair. */
+async function writeAndReopen(
+  bucket: DirectoryTestBucket,
+  { make, mount, check }: Steps,
+): Promise<void> {
+  {
+    await using drive = await Drive.start({ bucket, size: "320M", tcp: true });
     await using guest = await KernelVm.boot({
-      files: { "/guest/sums": sums },
-      script: `${attach(drive.port)}
-        e2fsck -f -n /dev/nbd0
-        mount -t ext4 -o ro /dev/nbd0 /mnt
-        (cd /mnt && sha256sum -c /guest/sums)
-        umount /mnt
+      script: `${attach(drive)} ${MAKE_FILES}
+        ${make}
+        mkdir /s3
+        ${mount}
+        make_files files 16
+        umount /s3
+        ${check}
         nbd-client -d /dev/nbd0
       `,
     });
     await guest.succeeds();
     await drive.stopClean();
-  },
+  }
+  await using drive = await Drive.start({ bucket, tcp: true });
+  await using guest = await KernelVm.boot({
+    script: `${attach(drive)} ${CHECK_FILES}
+      ${check}
+      mkdir /s3
+      ${mount}
+      check_files files
+      umount /s3
+      nbd-client -d /dev/nbd0
+    `,
+  });
+  await guest.succeeds();
+  await drive.stopClean();
+}
+
+testInDirectory({
+  "what the original's commands make and write is there when the bucket is opened again": (
+    bucket,
+  ) =>
+    writeAndReopen(bucket, {
+      make: "mke2fs -b 4096 /dev/nbd0",
+      mount: "mount /dev/nbd0 /s3",
+      check: "e2fsck -f -n /dev/nbd0",
+    }),
+
+  "what is written to ext4 is there when the bucket is opened again": (bucket) =>
+    writeAndReopen(bucket, {
+      make: "mke2fs -t ext4 -b 4096 /dev/nbd0",
+      mount: "mount -t ext4 /dev/nbd0 /s3",
+      check: "e2fsck -f -n /dev/nbd0",
+    }),
+
+  "what is written to xfs is there when the bucket is opened again": (bucket) =>
+    writeAndReopen(bucket, {
+      make: "mkfs.xfs /dev/nbd0",
+      mount: "mount -t xfs /dev/nbd0 /s3",
+      check: "xfs_repair -n /dev/nbd0",
+    }),
+
+  "the kernel sees a disk with a volatile cache that it may flush, write through and discard on":
+    async (
+      bucket,
+    ) => {
+      await using drive = await Drive.start({ bucket, size: "100M", tcp: true });
+      await using guest = await KernelVm.boot({
+        script: `${attach(drive)}
+        cd /sys/block/nbd0
+        echo "bytes: $(($(cat size) * 512))"
+        for name in write_cache fua logical_block_size physical_block_size discard_granularity; do
+          echo "$name: $(cat queue/$name)"
+        done
+        echo "discards: $(($(cat queue/discard_max_bytes) > 0))"
+        echo "read-only: $(cat ro)"
+        nbd-client -d /dev/nbd0
+      `,
+      });
+      await guest.succeeds();
+      assertEquals(guest.lines.slice(guest.lines.indexOf(`bytes: ${100 << 20}`), -1), [
+        `bytes: ${100 << 20}`,
+        "write_cache: write back",
+        "fua: 1",
+        "logical_block_size: 4096",
+        "physical_block_size: 4096",
+        "discard_granularity: 4096",
+        "discards: 1",
+        "read-only: 0",
+      ]);
+    },
 });

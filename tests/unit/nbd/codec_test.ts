@@ -1,21 +1,37 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import {
+  encodeBlockStatusChunk,
+  encodeDataChunkHead,
+  encodeErrorChunk,
   encodeExport,
   encodeGreeting,
+  encodeHoleChunk,
   encodeInfoBlockSize,
   encodeInfoExport,
+  encodeNoneChunk,
   encodeOptionReply,
   encodeServer,
   encodeSimpleReply,
   encodeText,
+  errorReply,
   parseExportRequest,
+  parseMetaContextRequest,
   parseOptionHeader,
   parseRequest,
   ProtocolError,
   Request,
 } from "../../../src/nbd/codec.ts";
 import { ReceiveBuffer } from "../../../src/nbd/socket.ts";
-import { exportRequest, join, optionBytes, request, u16, u32, viewOf } from "./session.ts";
+import {
+  exportRequest,
+  join,
+  metaContexts,
+  optionBytes,
+  request,
+  u16,
+  u32,
+  viewOf,
+} from "./session.ts";
 
 function hex(bytes: Uint8Array): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -45,12 +61,54 @@ Deno.test("what the server sends is byte for byte what proto.md says", () => {
   assertEquals(encodeExport(4096, 1, true).length, 10);
   assertEquals(encodeExport(4096, 1, false).length, 134);
   const reply = new Uint8Array(18);
-  encodeSimpleReply(viewOf(reply), 1, 22, -2, 0x01020304);
+  encodeSimpleReply(viewOf(reply), 1, 22, { cookieHigh: -2, cookieLow: 0x01020304 });
   assertEquals(hex(reply), "00" + "67446698" + "00000016" + "fffffffe01020304" + "00");
 });
 
-Deno.test("a message longer than a client accepts is cut to 4096 bytes", () => {
-  assertEquals(encodeText("x".repeat(5000)).length, 4096);
+Deno.test("a message longer than a client accepts is cut, between two characters", () => {
+  assertEquals(encodeText("x".repeat(5000)).length, 1024);
+  const cut = encodeText("x" + "€".repeat(1000));
+  assertEquals(new TextDecoder("utf-8", { fatal: true }).decode(cut), "x" + "€".repeat(341));
+});
+
+Deno.test("the chunks of a structured reply are byte for byte what proto.md says", () => {
+  const cookie = { cookieHigh: -2, cookieLow: 0x01020304 };
+  const header = (flags: string, type: string, length: string) =>
+    `668e33ef${flags}${type}fffffffe01020304${length}`;
+  const data = new Uint8Array(1 + 28);
+  encodeDataChunkHead(viewOf(data), 1, true, cookie, 2 ** 40 + 5, 0x1000);
+  assertEquals(hex(data), `00${header("0001", "0001", "00001008")}0000010000000005`);
+  assertEquals(
+    hex(encodeHoleChunk(cookie, false, 2 ** 40 + 5, 0xfffff000)),
+    `${header("0000", "0002", "0000000c")}0000010000000005fffff000`,
+  );
+  assertEquals(hex(encodeNoneChunk(cookie)), header("0001", "0000", "00000000"));
+  const extents = [{ lengthBytes: 0x1000, isHole: false }, { lengthBytes: 7, isHole: true }];
+  assertEquals(
+    hex(encodeBlockStatusChunk(cookie, 9, extents)),
+    `${header("0001", "0005", "00000014")}00000009${"0000100000000000"}${"0000000700000003"}`,
+  );
+  const error = { errno: 28, text: "ab" };
+  assertEquals(
+    hex(errorReply(true, cookie, error)),
+    `${header("0001", "8001", "00000008")}0000001c00026162`,
+  );
+  assertEquals(
+    hex(encodeErrorChunk(cookie, false, error, 2 ** 40 + 5)),
+    `${header("0000", "8002", "00000010")}0000001c000261620000010000000005`,
+  );
+  assertEquals(hex(errorReply(false, cookie, error)), "674466980000001cfffffffe01020304");
+});
+
+Deno.test("a request for metadata contexts is understood whole and at no other length", () => {
+  const bytes = metaContexts("disk", "base:", "x-é:");
+  assertEquals(parseMetaContextRequest(bytes), { exportName: "disk", queries: ["base:", "x-é:"] });
+  for (let length = 0; length < bytes.length; length++) {
+    assertEquals(parseMetaContextRequest(bytes.subarray(0, length)), undefined);
+  }
+  assertEquals(parseMetaContextRequest(join(bytes, new Uint8Array(1))), undefined);
+  const many = join(u32(0), u32(0xffffffff), u32(0));
+  assertEquals(parseMetaContextRequest(many), undefined);
 });
 
 Deno.test("a request is the same wherever the stream was cut", () => {
@@ -67,7 +125,7 @@ Deno.test("a request is the same wherever the stream was cut", () => {
   assertEquals(parsed.offset, 2 ** 45 + 12345);
   assertEquals(parsed.length, 0xfffff000);
   const reply = new Uint8Array(16);
-  encodeSimpleReply(viewOf(reply), 0, 0, parsed.cookieHigh, parsed.cookieLow);
+  encodeSimpleReply(viewOf(reply), 0, 0, parsed);
   assertEquals(viewOf(reply).getBigUint64(8), wanted.cookie);
 });
 

@@ -6,6 +6,7 @@ import { ManualClock, settle } from "../../support/manual_clock.ts";
 import {
   exportRequest,
   join,
+  metaContexts,
   MIB,
   optionBytes,
   pattern,
@@ -17,8 +18,9 @@ import {
   viewOf,
 } from "./session.ts";
 
-/** HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, CAN_MULTI_CONN, FAST_ZERO. */
-const FLAGS = 1 | 4 | 8 | 32 | 64 | 256 | 2048;
+/** HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, CAN_MULTI_CONN, CACHE, FAST_ZERO. */
+const FLAGS = 1 | 4 | 8 | 32 | 64 | 256 | 1024 | 2048;
+const DF = 128;
 const INFO_EXPORT = join(u16(0), u32(0), u32(4 * MIB), u16(FLAGS));
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 const bytesOf = (value: string) => new TextEncoder().encode(value);
@@ -77,16 +79,112 @@ test("options that this server does not know, or that are malformed, get an erro
     await client.greet();
     const replyType = async (option: number, data?: Uint8Array) =>
       (await client.option(option, data)).at(-1)!.type;
-    for (const option of [0, 4, nbd.NBD_OPT_STARTTLS, 8, 9, 10, 11, 12345, 0xffffffff]) {
+    for (
+      const option of [0, 4, nbd.NBD_OPT_STARTTLS, nbd.NBD_OPT_EXTENDED_HEADERS, 12345, 0xffffffff]
+    ) {
       assertEquals(await replyType(option, pattern(9)), nbd.NBD_REP_ERR_UNSUP, `option ${option}`);
     }
-    assertEquals(await replyType(nbd.NBD_OPT_LIST, pattern(1)), nbd.NBD_REP_ERR_INVALID);
+    for (const option of [nbd.NBD_OPT_LIST, nbd.NBD_OPT_STRUCTURED_REPLY]) {
+      assertEquals(await replyType(option, pattern(1)), nbd.NBD_REP_ERR_INVALID);
+    }
     for (const data of [pattern(0), pattern(5), join(u32(100), u16(0)), join(u32(0), u16(1))]) {
       assertEquals(await replyType(nbd.NBD_OPT_GO, data), nbd.NBD_REP_ERR_INVALID);
       assertEquals(await replyType(nbd.NBD_OPT_INFO, data), nbd.NBD_REP_ERR_INVALID);
     }
     assertEquals(await replyType(4711, pattern(MIB)), nbd.NBD_REP_ERR_TOO_BIG);
     assertEquals(await replyType(nbd.NBD_OPT_GO, exportRequest("")), nbd.NBD_REP_ACK);
+  }));
+
+test("structured replies can be asked for once or twice, and bring DF with them", () =>
+  serving(async ({ connect }) => {
+    for (const times of [1, 2]) {
+      const client = await connect();
+      await client.greet();
+      for (let i = 0; i < times; i++) {
+        const [reply] = await client.option(nbd.NBD_OPT_STRUCTURED_REPLY);
+        assertEquals(reply!.type, nbd.NBD_REP_ACK);
+      }
+      const [info] = await client.option(nbd.NBD_OPT_GO, exportRequest(""));
+      assertEquals(viewOf(info!.data).getUint16(10), FLAGS | DF);
+    }
+  }));
+
+test("a disk served read-only says so, and offers nothing that would change it", () =>
+  serving(async ({ connect }) => {
+    const client = await connect();
+    await client.greet();
+    const [info] = await client.option(nbd.NBD_OPT_GO, exportRequest(""));
+    assertEquals(viewOf(info!.data).getUint16(10), 1 | 2 | 4 | 8 | 256 | 1024);
+  }, { readOnly: true }));
+
+test("base:allocation is listed and selected by the queries that proto.md allows, and by no other", () =>
+  serving(async ({ connect }) => {
+    const client = await connect();
+    await client.greet();
+    const { NBD_OPT_LIST_META_CONTEXT: LIST, NBD_OPT_SET_META_CONTEXT: SET } = nbd;
+    const found = async (option: number, ...queries: string[]) => {
+      const replies = await client.option(option, metaContexts("disk", ...queries));
+      assertEquals(replies.at(-1)!.type, nbd.NBD_REP_ACK, `${option} ${queries}`);
+      return replies.slice(0, -1).map(({ type, data }) => {
+        assertEquals(type, nbd.NBD_REP_META_CONTEXT);
+        return [viewOf(data).getUint32(0), text(data.subarray(4))];
+      });
+    };
+    const refusal = async (option: number, data: Uint8Array) =>
+      (await client.option(option, data)).map(({ type }) => type);
+
+    for (const option of [LIST, SET]) {
+      assertEquals(await refusal(option, metaContexts("disk")), [nbd.NBD_REP_ERR_INVALID]);
+    }
+    await client.option(nbd.NBD_OPT_STRUCTURED_REPLY);
+    for (const queries of [[], ["base:"], ["x-none:", "base:allocation"]]) {
+      assertEquals(await found(LIST, ...queries), [[0, "base:allocation"]]);
+    }
+    for (const queries of [["base:other"], ["qemu:dirty-bitmap:a"], ["base:allocation2"]]) {
+      assertEquals(await found(LIST, ...queries), []);
+      assertEquals(await found(SET, ...queries), []);
+    }
+    assertEquals(await found(SET), []);
+    assertEquals(await found(SET, "base:"), []);
+    assertEquals(await found(SET, "base:allocation", "qemu:all"), [[1, "base:allocation"]]);
+    const query = metaContexts("disk", "base:allocation");
+    for (const option of [LIST, SET]) {
+      for (const wrong of ["base", ":allocation", ""]) {
+        assertEquals(await refusal(option, metaContexts("disk", wrong)), [nbd.NBD_REP_ERR_INVALID]);
+      }
+      for (let length = 0; length < query.length; length++) {
+        const cut = query.subarray(0, length);
+        assertEquals(await refusal(option, cut), [nbd.NBD_REP_ERR_INVALID], `cut at ${length}`);
+      }
+      assertEquals(await refusal(option, join(query, u16(0))), [nbd.NBD_REP_ERR_INVALID]);
+      assertEquals(await refusal(option, metaContexts("disc")), [nbd.NBD_REP_ERR_UNKNOWN]);
+    }
+  }));
+
+test("block status is served for the export it was selected for, as long as the selection holds", () =>
+  serving(async ({ connect }) => {
+    const { NBD_OPT_SET_META_CONTEXT: SET } = nbd;
+    const selected = metaContexts("disk", "base:allocation");
+    const cases: [string, Uint8Array[], boolean][] = [
+      ["disk", [selected], true],
+      ["", [selected], false],
+      ["", [metaContexts("", "base:allocation")], true],
+      ["disk", [selected, metaContexts("disk")], false],
+      ["disk", [selected, metaContexts("disc", "base:allocation")], false],
+      ["disk", [selected, pattern(3)], false],
+      ["disk", [pattern(3), selected], true],
+      ["disk", [], false],
+    ];
+    for (const [name, selections, isServed] of cases) {
+      const client = await connect();
+      await client.greet();
+      await client.option(nbd.NBD_OPT_STRUCTURED_REPLY);
+      for (const data of selections) await client.option(SET, data);
+      await client.option(nbd.NBD_OPT_GO, exportRequest(name));
+      const [chunk] = await client.chunks({ type: nbd.NBD_CMD_BLOCK_STATUS, length: 4096 });
+      const type = isServed ? nbd.NBD_REPLY_TYPE_BLOCK_STATUS : nbd.NBD_REPLY_TYPE_ERROR;
+      assertEquals(chunk!.type, type, `${name} ${selections.map(text)}`);
+    }
   }));
 
 test("the list holds the disk's name and description", () =>

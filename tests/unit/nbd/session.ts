@@ -8,14 +8,21 @@ import { type Clock, systemClock } from "../../../src/clock.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
 import { encodeGreeting } from "../../../src/nbd/codec.ts";
 import {
+  BASE_ALLOCATION,
+  CHUNK_HEADER_BYTES,
   IHAVEOPT_HIGH,
   IHAVEOPT_LOW,
   NBD_OPT_GO,
+  NBD_OPT_SET_META_CONTEXT,
+  NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
   NBD_REP_INFO,
+  NBD_REP_META_CONTEXT,
   NBD_REP_SERVER,
+  NBD_REPLY_FLAG_DONE,
   NBD_REQUEST_MAGIC,
   NBD_SIMPLE_REPLY_MAGIC,
+  NBD_STRUCTURED_REPLY_MAGIC,
 } from "../../../src/nbd/constants.ts";
 import { listenUnix, NbdServer } from "../../../src/nbd/server.ts";
 import { MemoryDevice } from "../../support/memory_device.ts";
@@ -43,18 +50,21 @@ export interface Served {
   connect(): Promise<Client>;
   /** A client that is past its handshake. */
   attach(): Promise<Client>;
+  /** One that has structured replies and base:allocation. */
+  attachStructured(): Promise<Client>;
 }
 
 export interface ServedOptions {
   clock?: Clock;
   logger?: Logger;
   sizeBytes?: number;
+  readOnly?: boolean;
 }
 
 /** Runs `body` with a server, closes it and its clients, and checks that nothing stayed in flight. */
 export async function serving(
   body: (served: Served) => Promise<void>,
-  { clock = systemClock, logger = silentLogger, sizeBytes = 4 * MIB }: ServedOptions = {},
+  { clock = systemClock, logger = silentLogger, sizeBytes = 4 * MIB, readOnly }: ServedOptions = {},
 ): Promise<void> {
   const directory = await Deno.makeTempDir();
   const path = `${directory}/nbd.sock`;
@@ -62,6 +72,7 @@ export async function serving(
   const server = new NbdServer(device, {
     exportName: "disk",
     description: "a disk for tests",
+    readOnly,
     clock,
     logger,
   });
@@ -77,8 +88,16 @@ export async function serving(
     await client.handshake();
     return client;
   };
+  const attachStructured = async () => {
+    const client = await connect();
+    await client.greet();
+    await client.option(NBD_OPT_STRUCTURED_REPLY);
+    await client.option(NBD_OPT_SET_META_CONTEXT, metaContexts("", BASE_ALLOCATION));
+    await client.option(NBD_OPT_GO, exportRequest(""));
+    return client;
+  };
   try {
-    await body({ device, server, path, connect, attach });
+    await body({ device, server, path, connect, attach, attachStructured });
   } finally {
     for (const client of clients) client.close();
     device.releaseAll();
@@ -88,6 +107,16 @@ export async function serving(
   assertEquals(server.connections, 0);
   assertEquals(server.inFlightRequests, 0);
   assertEquals(server.inFlightBytes, 0);
+}
+
+const NOT_FINAL = [NBD_REP_INFO, NBD_REP_SERVER, NBD_REP_META_CONTEXT];
+
+/** One chunk of a structured reply. */
+export interface Chunk {
+  isLast: boolean;
+  type: number;
+  cookie: bigint;
+  payload: Uint8Array;
 }
 
 export interface OptionReply {
@@ -171,7 +200,7 @@ export class Client {
       };
       assertEquals(reply.option, option);
       replies.push(reply);
-      if (reply.type !== NBD_REP_INFO && reply.type !== NBD_REP_SERVER) return replies;
+      if (!NOT_FINAL.includes(reply.type)) return replies;
     }
   }
 
@@ -195,6 +224,26 @@ export class Client {
       taken.set(cookie, await this.take(dataBytes.get(cookie)!));
     }
     return taken;
+  }
+
+  async chunk(): Promise<Chunk> {
+    const head = viewOf(await this.take(CHUNK_HEADER_BYTES));
+    assertEquals(head.getUint32(0), NBD_STRUCTURED_REPLY_MAGIC);
+    return {
+      isLast: head.getUint16(4) === NBD_REPLY_FLAG_DONE,
+      type: head.getUint16(6),
+      cookie: head.getBigUint64(8),
+      payload: await this.take(head.getUint32(16)),
+    };
+  }
+
+  /** Sends a request and takes all chunks of its reply, which must be the next one. */
+  async chunks(wanted: Wanted, payload = new Uint8Array(0)): Promise<Chunk[]> {
+    await this.send(request(wanted), payload);
+    const chunks: Chunk[] = [];
+    do chunks.push(await this.chunk()); while (!chunks.at(-1)!.isLast);
+    for (const { cookie } of chunks) assertEquals(cookie, wanted.cookie ?? 1n);
+    return chunks;
   }
 
   /** Sends a request and takes its reply, which must be the next one. */
@@ -238,6 +287,15 @@ export function optionBytes(option: number, data: Uint8Array = new Uint8Array(0)
 export function exportRequest(name: string, infos: number[] = []): Uint8Array {
   const nameBytes = new TextEncoder().encode(name);
   return join(u32(nameBytes.length), nameBytes, u16(infos.length), ...infos.map(u16));
+}
+
+/** The data of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT. */
+export function metaContexts(exportName: string, ...queries: string[]): Uint8Array {
+  const string = (value: string) => {
+    const bytes = new TextEncoder().encode(value);
+    return join(u32(bytes.length), bytes);
+  };
+  return join(string(exportName), u32(queries.length), ...queries.map(string));
 }
 
 /** `length` bytes that differ by place and by `seed`. */

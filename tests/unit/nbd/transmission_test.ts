@@ -2,6 +2,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { DamageError, FencedError, TimeoutError, UnavailableError } from "../../../src/errors.ts";
 import type { Logger } from "../../../src/logger.ts";
 import {
+  NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
   NBD_CMD_DISC,
   NBD_CMD_FLAG_DF,
@@ -18,6 +19,7 @@ import {
   NBD_EIO,
   NBD_ENOSPC,
   NBD_ENOTSUP,
+  NBD_EPERM,
 } from "../../../src/nbd/constants.ts";
 import { settle } from "../../support/manual_clock.ts";
 import type { MemoryDevice } from "../../support/memory_device.ts";
@@ -132,7 +134,9 @@ test("every request that can't be carried out gets the error that proto.md names
     ["a write of 32 MiB + 1", { type: NBD_CMD_WRITE, length: 32 * MIB + 1 }, NBD_EINVAL],
     ["a flush with a length", { type: NBD_CMD_FLUSH, length: 1 }, NBD_EINVAL],
     ["a flush with an offset", { type: NBD_CMD_FLUSH, offset: 1 }, NBD_EINVAL],
-    ["NBD_CMD_CACHE", { type: NBD_CMD_CACHE, length: 1 }, NBD_EINVAL],
+    ["cache past the end", { type: NBD_CMD_CACHE, offset: size, length: 1 }, NBD_EINVAL],
+    ["cache with a flag", { type: NBD_CMD_CACHE, flags: 2, length: 1 }, NBD_EINVAL],
+    ["block status without a context", { type: NBD_CMD_BLOCK_STATUS, length: 1 }, NBD_EINVAL],
     ["an unknown command", { type: 77, length: 1 }, NBD_EINVAL],
     ["DF", { type: NBD_CMD_READ, flags: NBD_CMD_FLAG_DF, length: 1 }, NBD_EINVAL],
     ["REQ_ONE", { type: NBD_CMD_READ, flags: NBD_CMD_FLAG_REQ_ONE, length: 1 }, NBD_EINVAL],
@@ -154,6 +158,43 @@ test("every request that can't be carried out gets the error that proto.md names
     assert(device.calls.every((call) => call === "read 0 9"), "the device saw a refused request");
   }, { sizeBytes: size });
 });
+
+test("a disk served read-only is read and not changed", async () => {
+  const changes: Wanted[] = [
+    { type: NBD_CMD_WRITE, length: 3 },
+    { type: NBD_CMD_TRIM, length: 4096 },
+    { type: NBD_CMD_WRITE_ZEROES, length: 4096 },
+    { type: NBD_CMD_WRITE_ZEROES, flags: NBD_CMD_FLAG_FAST_ZERO, length: 4096 },
+  ];
+  await serving(async ({ attach, device }) => {
+    device.bytes.set(pattern(4096));
+    const client = await attach();
+    for (const wanted of changes) {
+      const payload = new Uint8Array(wanted.type === NBD_CMD_WRITE ? wanted.length! : 0);
+      assertEquals((await client.call(wanted, payload)).errno, NBD_EPERM);
+    }
+    for (const flags of [0, NBD_CMD_FLAG_FUA]) {
+      const read = await client.call({ type: NBD_CMD_READ, flags, length: 4096 });
+      assertEquals(read, { errno: 0, data: pattern(4096) });
+    }
+    assertEquals((await client.call({ type: NBD_CMD_FLUSH })).errno, 0);
+  }, { readOnly: true });
+});
+
+test("a prefetch is answered when the device has what was asked for", () =>
+  serving(async ({ attach, device }) => {
+    const client = await attach();
+    device.record = true;
+    holdAll(device, "prefetch");
+    await client.send(
+      request({ type: NBD_CMD_CACHE, offset: 512, length: 4 * MIB - 512, cookie: 1n }),
+      request({ type: NBD_CMD_READ, length: 1, cookie: 2n }),
+    );
+    assertEquals((await client.reply(1)).cookie, 2n);
+    device.release();
+    assertEquals((await client.reply()).cookie, 1n);
+    assertEquals(device.calls, [`prefetch 512 ${4 * MIB - 512}`, "read 0 1"]);
+  }));
 
 test("requests of length 0 succeed and do not reach the device", () =>
   serving(async ({ attach, device }) => {

@@ -112,3 +112,25 @@ Deno.test("reads that jump about fetch nothing ahead", async () => {
   assertEquals(bucket.counts.get.requests, 5);
   volume.abandon();
 });
+
+Deno.test("a prefetch brings what is stored, waits for it, and is then read in the same turn", async () => {
+  const { volume, bucket } = await openStored();
+  bucket.hold("get");
+  const prefetched = volume.prefetch(STRIPE_BYTES + 5, 2 * STRIPE_BYTES);
+  await bucket.untilHeld(1);
+  assertEquals(await stateOf(prefetched), "pending");
+  bucket.release("get");
+  await prefetched;
+  for (const stripe of [1, 2, 3]) assert(volume.tryRead(stripe * STRIPE_BYTES, blocks(4, 0)));
+  assertEquals(volume.prefetch(STRIPE_BYTES, STRIPE_BYTES), undefined, "it is here already");
+  assertEquals(volume.prefetch(50 * STRIPE_BYTES, STRIPE_BYTES), undefined, "nothing is stored");
+  volume.abandon();
+});
+
+Deno.test("a prefetch of the whole disk takes a quarter of the cache", async () => {
+  const { volume } = await openStored();
+  await volume.prefetch(0, volume.sizeBytes);
+  const isHere = (stripe: number) => volume.tryRead(stripe * STRIPE_BYTES, blocks(4, 0));
+  assertEquals([0, 1, 2, 3, 4, 5].map(isHere), [true, true, true, true, false, false]);
+  volume.abandon();
+});

@@ -158,3 +158,30 @@ Deno.test("a stripe with many holes is stored whole, and takes no more memory th
     next.abandon();
   }
 });
+
+Deno.test("zeroing is fast in whole blocks, unless it would have to wait", async () => {
+  // a block each time, and a hole, so that stripe 0 has all the patches it may have
+  const first = await openVolume({ stripeBytes: 64 * KIB });
+  await first.volume.write(0, blocks(16, 1));
+  for (let block = 0; block < 7; block++) {
+    await first.volume.flush();
+    first.volume.write(block * BLOCK_BYTES, blocks(1, 2));
+  }
+  await first.volume.flush();
+  first.volume.trim(12 * BLOCK_BYTES, BLOCK_BYTES);
+  await first.volume.flush();
+  const { volume, bucket } = await reopenAfterCrash(first, { stripeBytes: 64 * KIB });
+  const stripe = 64 * KIB;
+  assert(volume.zeroesFast(0, 3 * stripe), "whole stripes");
+  assert(volume.zeroesFast(stripe + BLOCK_BYTES, BLOCK_BYTES), "a block of a stripe in one piece");
+  assert(!volume.zeroesFast(1, 5 * BLOCK_BYTES - 1) && !volume.zeroesFast(0, 5 * BLOCK_BYTES - 1));
+  assert(!volume.zeroesFast(0, BLOCK_BYTES), "a stripe in pieces would be fetched first");
+  await readBytes(volume, 0, 1);
+  assert(volume.zeroesFast(0, BLOCK_BYTES), "it is here now");
+  bucket.hold("put");
+  const waiting = volume.write(2 * stripe, blocks(9 * 16, 3));
+  assertEquals(await stateOf(waiting), "pending");
+  assert(!volume.zeroesFast(0, 3 * stripe), "a write waits for room");
+  volume.abandon();
+  await waiting?.catch(() => {});
+});
