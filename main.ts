@@ -28,6 +28,7 @@ import { describeExport } from "./src/export_description.ts";
 import { LocalHost } from "./src/host.ts";
 import { BLOCK_BYTES } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
+import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
@@ -176,6 +177,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
   const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
+  if (!becomeIoFlusher()) logger.debug(() => "not an I/O flusher: needs CAP_SYS_RESOURCE");
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
   const host = new LocalHost(systemClock, logger);

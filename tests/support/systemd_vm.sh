@@ -30,6 +30,7 @@ mmdebstrap --quiet --variant=minbase --include="$packages" --aptopt='Acquire::La
   --dpkgopt='path-exclude=/usr/share/locale/*' bookworm root $sources
 mkdir -p root/lib/modules root/payload
 cp -a "kernel/lib/modules/$version" root/lib/modules/
+chroot root depmod "$version" # busybox's leaves out what kmod reads
 echo guest >root/etc/hostname
 printf '127.0.0.1 localhost guest\n10.0.2.2 host\n' >root/etc/hosts
 cat >root/etc/fstab <<'END'
