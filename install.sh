@@ -79,8 +79,10 @@ read_environment() {
   bucket=${ELASTICDRIVE_BUCKET:-} size=${ELASTICDRIVE_SIZE:-} sets=${ELASTICDRIVE_SET:-}
   config=${ELASTICDRIVE_CONFIG:-} name=${ELASTICDRIVE_NAME:-} device=${ELASTICDRIVE_DEVICE:-}
   mount=${ELASTICDRIVE_MOUNT:-} fs=${ELASTICDRIVE_FS:-}
-  format=$(yes_or_no ELASTICDRIVE_FORMAT) nbd_client=$(yes_or_no ELASTICDRIVE_NBD_CLIENT)
-  unattended=$(yes_or_no ELASTICDRIVE_UNATTENDED) dry_run=$(yes_or_no ELASTICDRIVE_DRY_RUN)
+  format=$(yes_or_no ELASTICDRIVE_FORMAT)
+  nbd_client=$(yes_or_no ELASTICDRIVE_NBD_CLIENT)
+  unattended=$(yes_or_no ELASTICDRIVE_UNATTENDED)
+  dry_run=$(yes_or_no ELASTICDRIVE_DRY_RUN)
   action=install
 }
 
@@ -218,8 +220,8 @@ need() { # need PROGRAM PACKAGE
 check_host() {
   [ "$(id -u)" = 0 ] || lack "root: run it as root, or with sudo"
   if [ -d /run/systemd/system ]; then
-    version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
-    [ "${version:-0}" -ge $systemd_min ] || lack "systemd ${version:-?} is too old: $systemd_min or newer is needed"
+    systemd=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+    [ "${systemd:-0}" -ge $systemd_min ] || lack "systemd ${systemd:-?} is too old: $systemd_min or newer is needed"
   else
     lack "systemd does not run this machine: without it, start $here/elasticdrive and attach it yourself (README.md)"
   fi
@@ -236,7 +238,9 @@ check_host() {
   [ -z "$format" ] || need wipefs util-linux
 }
 
+# Sets target, where this version belongs, if the program runs here.
 check_program() {
+  target=
   for file in elasticdrive config.ini.example systemd/elasticdrive@.service systemd/elasticdrive-attach@.service; do
     [ -e "$here/$file" ] || lack "$here/$file: it belongs to this package; unpack it anew"
   done
@@ -250,13 +254,14 @@ check_program() {
     lack "this package is for $made_for, and this machine is $(uname -m): take the one for $(uname -m)"
   elif ! version=$("$here/elasticdrive" --version 2>&1); then
     lack "the program does not run here: $version"
+  else
+    version=${version#elasticdrive }
+    target=$home-$version
   fi
-  version=${version#elasticdrive }
-  target=$home-$version
 }
 
 check_space() {
-  [ -n "${target:-}" ] && [ "$here" != "$target" ] || return 0
+  [ -n "$target" ] && [ "$here" != "$target" ] || return 0
   needed_kib=$(du -sk "$here" | cut -f1)
   free_kib=$(df -Pk /opt 2>/dev/null || df -Pk /)
   free_kib=$(say "$free_kib" | sed -n '2s/^.* \([0-9][0-9]*\)  *[0-9-]*% .*/\1/p')
@@ -284,6 +289,7 @@ check_mount() {
 
 # Makes $made, the configuration, and has the program check it.
 check_config() {
+  directory=
   made=$(mktemp)
   trap 'rm -f "$made"' EXIT
   if [ -e "$ini" ]; then
@@ -296,6 +302,7 @@ check_config() {
   else
     make_config >"$made"
   fi
+  [ -n "$target" ] || return 0
   if shown=$("$here/elasticdrive" -c "$made" check-config 2>&1); then
     directory=$(say "$shown" | sed -n 's/^  BUCKET = file:\(.*[^ ]\)  .*/\1/p' | sed 's/ *$//')
     check_directory
@@ -509,7 +516,7 @@ install() {
   check_config
   if [ -n "$lacks" ]; then
     say "install.sh: nothing was changed; it lacks:$lacks" >&2
-    [ -n "$dry_run" ] || exit 1
+    [ -n "$dry_run" ] && [ -n "$target" ] || exit 1
   fi
   is_new=
   place_program

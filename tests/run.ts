@@ -18,7 +18,7 @@ import { dirname, join, relative, resolve } from "node:path";
 const PACKAGES = [
   ...["fio", "nbd-client", "libnbd-bin", "python3-libnbd", "qemu-utils", "nbdkit", "shellcheck"],
   ...["ceph-mon", "ceph-osd", "ceph-common", "radosgw", "curl", "faketime"],
-  ...["qemu-system-x86", "busybox-static", "cpio", "e2fsprogs", "xfsprogs", "mdadm"],
+  ...["qemu-system-x86", "busybox-static", "cpio", "mmdebstrap", "e2fsprogs", "xfsprogs", "mdadm"],
 ];
 /** Unit tests come first, because they take seconds, then all there are. */
 const FOLDERS = ["tests/unit", "tests"];

@@ -171,7 +171,7 @@ async function makePayload(scratch: Scratch, payload: Record<string, string>): P
     await Deno.copyFile(file, join(folder, name));
     bytes += (await Deno.stat(file)).size;
   }
-  const kib = Math.ceil(bytes / 1024 * 1.05) + 4096;
+  const kib = Math.ceil(bytes / 1024 * 1.1) + 16384;
   const shape = ["-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", folder];
   await run("mke2fs", [...shape, scratch.file("payload"), `${kib}k`]);
 }
