@@ -270,7 +270,10 @@ check_space() {
 }
 
 check_device() {
-  if [ -e "/sys/block/$block/pid" ] && ! systemctl --quiet is-active "$attach"; then
+  attached=$(device_of "$attach")
+  if [ -n "$attached" ] && [ "$attached" != "$device" ] && systemctl --quiet is-active "$attach"; then
+    lack "the drive is attached to $attached: systemctl stop $attach first, or leave --device away"
+  elif [ "$attached" != "$device" ] && [ -e "/sys/block/$block/pid" ]; then
     lack "$device is in use by process $(cat "/sys/block/$block/pid"): detach it, or give another --device"
   fi
   if [ -d /sys/module/nbd ] && [ ! -e "/sys/block/$block" ]; then
@@ -343,14 +346,13 @@ run() {
   [ -n "$dry_run" ] || "$@"
 }
 
-put() { # put MODE FILE: what comes in, unless it is there
-  text=$(cat)
-  [ "$text" != "$(cat "$2" 2>/dev/null)" ] || return 0
+put() { # put MODE FILE TEXT: unless it is there
+  [ "$3" != "$(cat "$2" 2>/dev/null)" ] || return 0
   changed=yes
   say "write $2"
   [ -z "$dry_run" ] || return 0
   mkdir -p "$(dirname "$2")"
-  (umask 077 && say "$text" >"$2.new")
+  (umask 077 && say "$3" >"$2.new")
   chmod "$1" "$2.new"
   mv "$2.new" "$2"
 }
@@ -392,7 +394,7 @@ place_config() {
     [ "$(stat -c '%a %U' "$ini")" = '600 root' ] || run chown root "$ini"
     [ "$(stat -c %a "$ini")" = 600 ] || run chmod 600 "$ini"
   else
-    put 600 "$ini" <"$made"
+    put 600 "$ini" "$(cat "$made")"
   fi
   [ -n "$directory" ] || return 0
   [ -d "$directory" ] || run mkdir -p "$directory"
@@ -402,19 +404,29 @@ place_config() {
 
 place_units() {
   for unit in elasticdrive elasticdrive-attach; do
-    put 644 "$units/$unit@.service" <"$here/systemd/$unit@.service"
+    put 644 "$units/$unit@.service" "$(cat "$here/systemd/$unit@.service")"
     # the drive of config.ini, by the name that everybody types
-    sed -e 's/@%i//g' -e 's/%i/config/g' "$here/systemd/$unit@.service" | put 644 "$units/$unit.service"
+    put 644 "$units/$unit.service" "$(sed -e 's/@%i//g' -e 's/%i/config/g' "$here/systemd/$unit@.service")"
   done
-  if [ -n "$directory" ]; then
-    printf '[Unit]\nRequiresMountsFor="%s"\n[Service]\nBindPaths="%s"\n' "$directory" "$directory" |
-      put 644 "$units/$server.d/install.conf"
-  fi
-  {
-    printf '[Service]\nEnvironment=DEVICE=%s\n' "$device"
-    [ -z "$nbd_client" ] || nbd_client_lines
-  } | put 644 "$units/$attach.d/install.conf"
-  [ -z "$mount" ] || mount_lines | put 644 "$units/$mount_unit"
+  [ -z "$directory" ] || put 644 "$units/$server.d/install.conf" "$(server_lines)"
+  put 644 "$units/$attach.d/install.conf" "$(attach_lines)"
+  [ -z "$mount" ] || put 644 "$units/$mount_unit" "$(mount_lines)"
+}
+
+# The bucket is a directory of this machine, which it may be the only one to write to.
+server_lines() {
+  cat <<END
+[Unit]
+RequiresMountsFor="$directory"
+[Service]
+BindPaths="$directory"
+END
+}
+
+attach_lines() {
+  say '[Service]'
+  say "Environment=DEVICE=$device"
+  [ -z "$nbd_client" ] || nbd_client_lines
 }
 
 # nbd-client can't give a device a new connection: after a restart of the drive it is attached anew.
@@ -452,8 +464,8 @@ END
 }
 
 place_module() {
-  say nbd | put 644 /etc/modules-load.d/elasticdrive.conf
-  say 'options nbd nbds_max=16 max_part=15' | put 644 /etc/modprobe.d/elasticdrive.conf
+  put 644 /etc/modules-load.d/elasticdrive.conf nbd
+  put 644 /etc/modprobe.d/elasticdrive.conf 'options nbd nbds_max=16 max_part=15'
   [ -d /sys/module/nbd ] || run modprobe nbd
 }
 
@@ -480,8 +492,12 @@ drives() { # of this machine, by their servers
 
 make_file_system() {
   [ -n "$format" ] || return 0
+  case $fs in
+    ext4) set -- mkfs.ext4 -q -b 4096 "$device" ;;
+    xfs) set -- mkfs.xfs -q "$device" ;;
+  esac
   if [ -n "$dry_run" ]; then
-    run "mkfs.$fs" "$device"
+    run "$@"
     return 0
   fi
   held=$(blkid -p -o value -s TYPE "$device" || true)
@@ -489,10 +505,7 @@ make_file_system() {
   signatures=$(wipefs --no-act --parsable --output TYPE "$device" | sed 1d | paste -sd ' ')
   [ -z "$signatures" ] || fail "$device is not empty, it holds $signatures: nothing is formatted"
   is_empty || fail "$device is not empty, though what it holds is unknown: nothing is formatted"
-  case $fs in
-    ext4) run mkfs.ext4 -q -b 4096 "$device" ;;
-    xfs) run mkfs.xfs -q "$device" ;;
-  esac
+  run "$@"
 }
 
 is_empty() {

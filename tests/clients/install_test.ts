@@ -75,7 +75,7 @@ Deno.test("a dry run prints what would be done, in order, and does nothing of it
     "write /etc/systemd/system/elasticdrive.service",
     "write /etc/systemd/system/srv-elasticdrive\\x2dtest.mount",
     "systemctl start elasticdrive.service",
-    "mkfs.xfs /dev/nbd0",
+    "mkfs.xfs -q /dev/nbd0",
     "systemctl start srv-elasticdrive\\x2dtest.mount",
   ];
   const found = steps.map((step) => stdout.split("\n").indexOf(step));
