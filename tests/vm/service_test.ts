@@ -20,6 +20,9 @@ Deno.test("a service whose bucket is slow or away", async (t) => {
     payload: { "this.tar": await packageTar(scratch, VERSION) },
     network: true,
   });
+  const step = async (name: string, act: () => Promise<void>) => {
+    if (!await t.step(name, act)) throw new Error(`what follows needs: ${name}`);
+  };
   const endpoint = proxy.endpoint.replace("127.0.0.1", "10.0.2.2");
   await guest.run(
     `tar -xf /payload/this.tar -C /opt
@@ -31,7 +34,7 @@ Deno.test("a service whose bucket is slow or away", async (t) => {
     systemctl daemon-reload`,
   );
 
-  await t.step(
+  await step(
     "shut down, it takes the time that storing takes, far beyond the unit's limit",
     async () => {
       await guest.run(
@@ -43,7 +46,7 @@ Deno.test("a service whose bucket is slow or away", async (t) => {
     },
   );
 
-  await t.step(
+  await step(
     "with the bucket away the machine boots without it; when it is back, all that was written is mounted",
     async () => {
       proxy.refuse();
@@ -64,7 +67,7 @@ Deno.test("a service whose bucket is slow or away", async (t) => {
     },
   );
 
-  await t.step(
+  await step(
     "a stop with the bucket away ends at the unit's limit, and says what is not stored; systemctl says why it waits",
     async () => {
       await guest.run(
