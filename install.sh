@@ -127,6 +127,9 @@ check_settings() {
       *) lack "--set can't be \"$word\"; allowed: KEY=VALUE" ;;
     esac
   done
+  case $bucket$size in
+    *[[:space:]*?[]*) lack "--bucket and --size can't have blanks, * or ?: write a config.ini that does, and give --config" ;;
+  esac
   case $name in
     *[!A-Za-z0-9_.]* | .*) lack "--name can't be \"$name\"; allowed: letters, digits, _ and ." ;;
   esac
@@ -328,7 +331,8 @@ make_config() {
     edit="$edit
     s|^#*${word%%=*} *=.*|${word%%=*}=$value|I"
   done
-  sed "$edit" "$here/config.ini.example"
+  # not as an argument, which everybody can see: it has a secret
+  say "$edit" | sed -f - "$here/config.ini.example"
 }
 
 check_directory() {
