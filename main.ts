@@ -31,6 +31,7 @@ import { JournalFolder } from "./src/journal/journal_folder.ts";
 import { JournaledDevice } from "./src/journal/journaled_device.ts";
 import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
+import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
@@ -220,6 +221,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   using cleanUp = new DisposableStack();
   const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
   const tls = loadTls(settings);
+  if (!becomeIoFlusher()) logger.debug(() => "not an I/O flusher: needs CAP_SYS_RESOURCE");
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
   const host = new LocalHost(systemClock, logger);

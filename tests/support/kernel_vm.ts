@@ -187,11 +187,16 @@ async function writeInitramfs(
 
 /** The folder with vmlinuz and base.cpio.gz. */
 async function makeBase(): Promise<string> {
-  const texts = await Promise.all(MAKERS.map((file) => Deno.readFile(file)));
-  const hash = await crypto.subtle.digest("SHA-256", await new Blob(texts).arrayBuffer());
-  const base = join(CACHE, new Uint8Array(hash).toHex().slice(0, 16));
+  const base = await placeFor(MAKERS);
   await makeOnce(base, (part) => run("sh", [MAKERS[0], part, PROGRAM]));
   return base;
+}
+
+/** Where what these files make is kept. */
+export async function placeFor(makers: string[]): Promise<string> {
+  const texts = await Promise.all(makers.map((file) => Deno.readFile(file)));
+  const hash = await crypto.subtle.digest("SHA-256", await new Blob(texts).arrayBuffer());
+  return join(CACHE, new Uint8Array(hash).toHex().slice(0, 16));
 }
 
 /** A file system with the program, as it was last compiled. */
@@ -209,7 +214,10 @@ async function makeProgramDisk(): Promise<string> {
 }
 
 /** Makes a file or folder under another name, which it keeps if it isn't made to its end. */
-async function makeOnce(path: string, make: (part: string) => Promise<unknown>): Promise<void> {
+export async function makeOnce(
+  path: string,
+  make: (part: string) => Promise<unknown>,
+): Promise<void> {
   try {
     await Deno.stat(path);
     return;
