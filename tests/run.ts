@@ -13,6 +13,7 @@
  */
 
 import { dirname, join, relative, resolve } from "node:path";
+import { installPackages, SetupError } from "./support/debian_packages.ts";
 
 /** Debian 12's names. */
 const PACKAGES = [
@@ -27,9 +28,6 @@ const FOLDERS = ["tests/unit", "tests"];
 const FILE_DEADLINE_MS = 15 * 60_000;
 
 const ROOT = dirname(import.meta.dirname!);
-
-/** A step that has to work before any test can run. */
-class StepError extends Error {}
 
 interface Tally {
   passed: number;
@@ -50,34 +48,9 @@ async function succeeds(program: string, args: string[], deadlineMs?: number): P
   return success;
 }
 
-async function isThere(program: string): Promise<boolean> {
-  const { success } = await new Deno.Command("sh", { args: ["-c", `command -v ${program}`] })
-    .output();
-  return success;
-}
-
-async function installPackages(): Promise<void> {
-  if (!await isThere("apt-get")) {
-    throw new StepError(`this is no Debian; the tests need what it has in ${PACKAGES.join(" ")}`);
-  }
-  const format = "${db:Status-Abbrev}${Package}\n";
-  const query = new Deno.Command("dpkg-query", { args: ["-W", "-f", format, ...PACKAGES] });
-  const known = new TextDecoder().decode((await query.output()).stdout).split("\n");
-  const missing = PACKAGES.filter((name) => !known.includes(`ii ${name}`));
-  if (missing.length === 0) return;
-
-  const isRoot = Deno.uid() === 0;
-  if (!isRoot && !await isThere("sudo")) {
-    throw new StepError(`install these first, as root: apt-get install ${missing.join(" ")}`);
-  }
-  const command = ["sh", "tests/support/apt_install.sh", ...missing];
-  const [program, ...args] = isRoot ? command : ["sudo", ...command];
-  if (!await succeeds(program, args)) throw new StepError(`can't install ${missing.join(" ")}`);
-}
-
 async function compileProgram(): Promise<void> {
   const args = ["run", "--allow-all", ".ci/compile.ts"];
-  if (!await succeeds(Deno.execPath(), args)) throw new StepError("can't compile the program");
+  if (!await succeeds(Deno.execPath(), args)) throw new SetupError("can't compile the program");
 }
 
 /** All `*_test.ts` in or below `path`, sorted; `path` itself when it is a file. */
@@ -129,12 +102,12 @@ async function main(): Promise<Tally> {
   try {
     const paths = Deno.args.length > 0 ? Deno.args : FOLDERS;
     const files = new Set(paths.flatMap((path) => testFiles(resolve(ROOT, path))));
-    await installPackages();
+    await installPackages(PACKAGES);
     await compileProgram();
     for (const file of files) await runTestFile(file, tally);
   } catch (error) {
     // Whatever it is, the last line is to be the verdict.
-    tally.failed.push(error instanceof StepError ? error.message : Deno.inspect(error));
+    tally.failed.push(error instanceof SetupError ? error.message : Deno.inspect(error));
   }
   return tally;
 }

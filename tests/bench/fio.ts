@@ -43,3 +43,39 @@ export function median(values: number[]): number {
   const middle = sorted.length >> 1;
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
+
+/** What one run of fio came to. */
+export interface FioRun {
+  bytes: number;
+  /** Reads and writes. */
+  requests: number;
+  /** From the first request to the last answer, of a final flush too. */
+  seconds: number;
+  /** Of a read, or of a write if there are none. */
+  p50Ms: number;
+  p99Ms: number;
+}
+
+/** Runs fio's NBD engine with more of its options, as `rw=write`. */
+export async function runFio(uri: string, options: string[]): Promise<FioRun> {
+  const printed = await run("fio", [
+    "--name=bench",
+    "--ioengine=nbd",
+    `--uri=${uri}`,
+    "--percentile_list=50:99",
+    "--output-format=json",
+    ...options.map((option) => `--${option}`),
+  ]);
+  const { jobs: [{ read, write, job_runtime: ms, error }] } = JSON.parse(
+    printed.slice(printed.indexOf("\n{")),
+  );
+  if (error !== 0) throw new Error(`fio ended with error ${error}:\n${printed}`);
+  const percentiles = (read.total_ios > 0 ? read : write).clat_ns.percentile;
+  return {
+    bytes: read.io_bytes + write.io_bytes,
+    requests: read.total_ios + write.total_ios,
+    seconds: ms / 1000,
+    p50Ms: percentiles["50.000000"] / 1e6,
+    p99Ms: percentiles["99.000000"] / 1e6,
+  };
+}

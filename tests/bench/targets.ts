@@ -1,0 +1,106 @@
+/** What the drive is to reach beside its peers and its own S3 client's bare requests, round against round. */
+import { median } from "./fio.ts";
+import type { Result, Round } from "./peers.ts";
+import type { Row } from "./table.ts";
+
+const DRIVE = "ElasticDrive";
+const BARE = "bare S3 client";
+
+type Value = (round: Round) => number;
+const rate: Value = ({ bytesPerSecond }) => bytesPerSecond;
+const requests: Value = ({ requestsPerSecond }) => requestsPerSecond;
+
+/** Who does what, and what of it counts. */
+interface Part {
+  work: string;
+  contender: string;
+  value: Value;
+}
+
+interface Target {
+  what: string;
+  ours: Part;
+  /** What ours is divided by. */
+  theirs?: Part;
+  least?: number;
+  most?: number;
+}
+
+const drive = (work: string, value = rate): Part => ({ work, contender: DRIVE, value });
+const bare = (work: string, value = rate): Part => ({ work, contender: BARE, value });
+
+const TARGETS: Target[] = [
+  {
+    what: "durable writing in order, to bare PUTs of 8 MiB",
+    ours: drive("write-in-order"),
+    theirs: bare("put-8m"),
+    least: 0.85,
+  },
+  {
+    what: "the same, to s3backer",
+    ours: drive("write-in-order"),
+    theirs: { work: "write-in-order", contender: "s3backer", value: rate },
+    least: 8,
+  },
+  {
+    what: "the same, to nbdkit-S3",
+    ours: drive("write-in-order"),
+    theirs: { work: "write-in-order", contender: "nbdkit-S3", value: rate },
+    least: 16,
+  },
+  {
+    what: "the same, PUTs a GiB",
+    ours: drive("write-in-order", ({ s3Puts }) => s3Puts),
+    most: 140,
+  },
+  {
+    what: "durable writing of 4 KiB at random, a flush after every 64, to s3backer",
+    ours: drive("write-flush-64"),
+    theirs: { work: "write-flush-64", contender: "s3backer", value: rate },
+    least: 20,
+  },
+  {
+    what: "the same, bytes up a byte written",
+    ours: drive("write-flush-64", ({ upPerByte }) => upPerByte),
+    most: 1.3,
+  },
+  {
+    what: "4 KiB written at random, a flush at the end, bytes up a byte written",
+    ours: drive("write-flush-end", ({ upPerByte }) => upPerByte),
+    most: 1.3,
+  },
+  {
+    what: "reading in order, cold, at depth 32, to bare GETs of 2 MiB",
+    ours: drive("read-in-order-32"),
+    theirs: bare("get-2m"),
+    least: 0.8,
+  },
+  {
+    what: "reading 4 KiB at random, cold, at depth 32, to 32 of 64 KiB by the time of one bare GET",
+    ours: drive("read-random-32", requests),
+    theirs: bare("get-64k", ({ p50Ms }) => 32 / (p50Ms / 1000)),
+    least: 0.8,
+  },
+];
+
+/** A row for every target of which all has been measured. */
+export function rowsOf(results: Result[], latencyMs: number): Row[] {
+  const valuesOf = ({ work, contender, value }: Part) =>
+    results.find((result) => result.work === work && result.contender === contender)
+      ?.rounds.map(value);
+  return TARGETS.flatMap(({ what, ours, theirs, least, most }) => {
+    const values = valuesOf(ours);
+    const others = theirs ? valuesOf(theirs) : values?.map(() => 1);
+    if (!values || !others) return [];
+    const ratios = values.map((value, round) => value / others[round]);
+    const middle = median(ratios);
+    return [{
+      what: `${what}, ${latencyMs} ms away`,
+      result: `**${middle.toFixed(2)}**${theirs ? " times" : ""} (${
+        Math.min(...ratios).toFixed(2)
+      } to ${Math.max(...ratios).toFixed(2)})`,
+      target: least === undefined ? `at most ${most}` : `at least ${least}`,
+      met: least === undefined ? middle <= most! : middle >= least,
+    }];
+  });
+}
