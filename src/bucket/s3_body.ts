@@ -2,26 +2,31 @@
  * Reads the body of a GET and holds it against what its headers promise: a connection that breaks may look like
  * the end of the body, and must not pass for it.
  */
-import type { GetObjectCommandOutput } from "@aws-sdk/client-s3";
 import type { ByteRange } from "./bucket.ts";
+
+/** The parts of an answer that matter here. */
+export interface Answer {
+  body: ReadableStream<Uint8Array>;
+  /** Content-Length and Content-Range, if it has them. */
+  length?: number;
+  range?: string;
+}
 
 /**
  * The bytes asked for, and the size of the whole object. Throws if they are not as many as announced,
  * and the signal's reason when it aborts.
  */
 export async function readBody(
-  answer: GetObjectCommandOutput,
+  { body, length, range: sentRange }: Answer,
   range: ByteRange | undefined,
   signal?: AbortSignal,
 ): Promise<{ bytes: Uint8Array; size: number }> {
-  const body = answer.Body as unknown as ReadableStream<Uint8Array>;
-  const length = answer.ContentLength;
   if (length === undefined) {
     await body.cancel();
     throw new Error("the server announces no Content-Length");
   }
   const bytes = await readExactly(body, length, signal);
-  const sent = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(answer.ContentRange ?? "");
+  const sent = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(sentRange ?? "");
   // No Content-Range: the whole object, even if a part was asked for (RFC 9110, section 14.2).
   if (!sent) {
     const { offset, length: wanted } = range ?? { offset: 0, length };
@@ -29,7 +34,7 @@ export async function readBody(
   }
   const [first, last, size] = sent.slice(1).map(Number);
   if (first !== (range?.offset ?? 0) || last - first + 1 !== length) {
-    throw new Error(`the server sent ${answer.ContentRange} for another range`);
+    throw new Error(`the server sent ${sentRange} for another range`);
   }
   return { bytes, size };
 }

@@ -32,6 +32,7 @@ import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./
 import { ConditionRefusedError, noVolumeIn } from "./bucket.ts";
 import { readBody } from "./s3_body.ts";
 import { createClient, refreshCredentials, resolveRegion, type S3Options } from "./s3_client.ts";
+import { DirectRequests } from "./s3_direct.ts";
 import {
   clockFault,
   codeOf,
@@ -42,6 +43,7 @@ import {
   s3Failure,
   statusOf,
 } from "./s3_errors.ts";
+import { FetchHandler, type HandleOptions } from "./s3_http.ts";
 
 export type { S3Options } from "./s3_client.ts";
 
@@ -49,6 +51,7 @@ export class S3Bucket implements Bucket {
   readonly name: string;
   readonly #options: S3Options;
   readonly #client: S3Client;
+  readonly #direct: DirectRequests;
   readonly #prefix: string;
   readonly #place: Place;
   readonly #logger: Logger;
@@ -59,7 +62,9 @@ export class S3Bucket implements Bucket {
     this.#prefix = normalisePrefix(options.prefix);
     this.name = nameOf(options);
     this.#options = options;
-    this.#client = createClient(options);
+    const handler = new FetchHandler();
+    this.#client = createClient(options, handler);
+    this.#direct = new DirectRequests(this.#client, handler, deps.clock);
     this.#logger = deps.logger;
     this.#place = {
       name: placeOf(options),
@@ -100,10 +105,16 @@ export class S3Bucket implements Bucket {
   async get(key: string, range?: ByteRange, signal?: AbortSignal): Promise<FoundObject | null> {
     if (range?.length === 0) return await this.#headAsEmpty(key, signal);
     const Range = range && `bytes=${range.offset}-${range.offset + range.length - 1}`;
-    const command = new GetObjectCommand({ ...this.#at(key), Range });
+    const headers: Record<string, string> = Range ? { range: Range } : {};
     try {
-      const answer = await this.#client.send(command, { abortSignal: signal });
-      return { ...await readBody(answer, range, signal), etag: bare(answer.ETag) };
+      const direct = await this.#direct.send("GET", this.#prefix + key, headers, undefined, signal);
+      if (direct?.ok) return await readDirect(direct, range, signal);
+      const command = new GetObjectCommand({ ...this.#at(key), Range });
+      const answer = await this.#client.send(command, sendOptions(signal, direct));
+      const { ContentLength: length, ContentRange } = answer;
+      const body = answer.Body as unknown as ReadableStream<Uint8Array>;
+      const found = await readBody({ body, length, range: ContentRange }, range, signal);
+      return { ...found, etag: bare(answer.ETag) };
     } catch (error) {
       if (codeOf(error) === "NoSuchKey") return null;
       // The range lies behind the end (or the object is empty); the answer rarely says its size and ETag.
@@ -227,16 +238,28 @@ export class S3Bucket implements Bucket {
     condition: { IfMatch?: string; IfNoneMatch?: string },
     signal?: AbortSignal,
   ): Promise<PutResult> {
-    const command = new PutObjectCommand({
-      ...this.#at(key),
-      ...condition,
-      Body: bytes,
-      // The log is what there is much of; the small objects beside it are rewritten too often for a
-      // class that bills at least 30 days.
-      StorageClass: key.startsWith("log/") ? this.#options.storageClass as StorageClass : undefined,
-    });
+    // The log is what there is much of; the small objects beside it are rewritten too often for a
+    // class that bills at least 30 days.
+    const StorageClass = key.startsWith("log/")
+      ? this.#options.storageClass as StorageClass
+      : undefined;
+    const headers: Record<string, string> = {};
+    if (condition.IfMatch) headers["if-match"] = condition.IfMatch;
+    if (condition.IfNoneMatch) headers["if-none-match"] = condition.IfNoneMatch;
+    if (StorageClass) headers["x-amz-storage-class"] = StorageClass;
     try {
-      const answer = await this.#client.send(command, { abortSignal: signal });
+      const direct = await this.#direct.send("PUT", this.#prefix + key, headers, bytes, signal);
+      if (direct?.ok) {
+        await direct.body?.cancel();
+        return { stored: true, etag: bare(direct.headers.get("etag") ?? undefined) };
+      }
+      const command = new PutObjectCommand({
+        ...this.#at(key),
+        ...condition,
+        Body: bytes,
+        StorageClass,
+      });
+      const answer = await this.#client.send(command, sendOptions(signal, direct));
       return { stored: true, etag: bare(answer.ETag) };
     } catch (error) {
       if (statusOf(error) === 412) return { stored: false };
@@ -245,7 +268,7 @@ export class S3Bucket implements Bucket {
       const failure = this.#failure(error, {
         what: `write ${key}`,
         permission: "s3:PutObject",
-        storageClass: command.input.StorageClass,
+        storageClass: StorageClass,
       }, signal);
       const isConditional = condition.IfMatch || condition.IfNoneMatch;
       if (!isConditional || !mayRefuseCondition(error) || signal?.aborted) throw failure;
@@ -304,6 +327,30 @@ function nameOf({ bucket, prefix }: S3Options): string {
 export function placeOf(options: S3Options): string {
   const { endpoint } = options;
   return `${nameOf(options)} at ${endpoint ? `ENDPOINT ${new URL(endpoint).origin}` : "AWS"}`;
+}
+
+/** For a command of the SDK's; `direct` is what it has been answered already, if it has. */
+function sendOptions(signal?: AbortSignal, direct?: Response): { abortSignal?: AbortSignal } {
+  const options: HandleOptions = { abortSignal: signal, answers: direct && [direct] };
+  return options as { abortSignal?: AbortSignal };
+}
+
+async function readDirect(
+  { headers, body }: Response,
+  range?: ByteRange,
+  signal?: AbortSignal,
+): Promise<FoundObject> {
+  const length = headers.get("content-length");
+  const found = await readBody(
+    {
+      body: body ?? new Blob([]).stream(),
+      length: length === null ? undefined : Number(length),
+      range: headers.get("content-range") ?? undefined,
+    },
+    range,
+    signal,
+  );
+  return { ...found, etag: bare(headers.get("etag") ?? undefined) };
 }
 
 async function createBucket(client: S3Client, bucket: string, signal?: AbortSignal): Promise<void> {

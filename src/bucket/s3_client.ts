@@ -35,7 +35,7 @@ function defaultPathStyle({ bucket, endpoint }: S3Options): boolean {
 
 const silent = { debug() {}, info() {}, warn() {}, error() {}, trace() {} };
 
-export function createClient(options: S3Options): S3Client {
+export function createClient(options: S3Options, requestHandler = new FetchHandler()): S3Client {
   let region = resolveRegion(options);
   const client = new S3Client({
     endpoint: options.endpoint,
@@ -56,7 +56,7 @@ export function createClient(options: S3Options): S3Client {
     responseChecksumValidation: "WHEN_REQUIRED",
     // A body of 2 MiB and more would wait for a word of the server first.
     expectContinueHeader: false,
-    requestHandler: new FetchHandler(),
+    requestHandler,
     logger: silent,
     // goes to the default chain: when it looks again, it is to read ~/.aws again
     ...{ ignoreCache: true },

@@ -10,7 +10,7 @@
 import { S3_IDLE_SOCKETS_MAX } from "../limits.ts";
 
 /** The parts that are used here of what the SDK hands over. */
-interface SdkRequest {
+export interface SdkRequest {
   method: string;
   protocol: string;
   hostname: string;
@@ -28,6 +28,13 @@ interface SdkResponse {
   body: ReadableStream<Uint8Array>;
 }
 
+/** What a command is sent with. */
+export interface HandleOptions {
+  abortSignal?: unknown;
+  /** Taken for the answer, once: a second request, to where a redirect points, is a real one. */
+  answers?: Response[];
+}
+
 export class FetchHandler {
   readonly metadata = { handlerProtocol: "http/1.1" };
   readonly #pool = Deno.createHttpClient({
@@ -37,21 +44,33 @@ export class FetchHandler {
   });
 
   /** One request. The signal ends it at any time, its body included, and closes its connection. */
-  async handle(
-    request: SdkRequest,
-    { abortSignal }: { abortSignal?: unknown } = {},
-  ): Promise<{ response: SdkResponse }> {
-    const { protocol, hostname, port, path, method } = request;
-    const url = `${protocol}//${hostname}${port ? `:${port}` : ""}${path}${queryOf(request)}`;
-    const response = await fetch(url, {
+  async fetch(
+    url: string,
+    method: string,
+    headers: Record<string, string>,
+    body: unknown,
+    signal?: AbortSignal,
+  ): Promise<Response> {
+    return await fetch(url, {
       method,
       // Without it `fetch` offers gzip, and what it unpacks has another length than was announced.
-      headers: { ...request.headers, "accept-encoding": "identity" },
-      body: method === "GET" || method === "HEAD" ? undefined : request.body as BodyInit,
+      headers: { ...headers, "accept-encoding": "identity" },
+      body: method === "GET" || method === "HEAD" ? undefined : body as BodyInit,
       redirect: "manual",
-      signal: abortSignal as AbortSignal | undefined,
+      signal,
       client: this.#pool,
     });
+  }
+
+  /** One request of the SDK's; or what it came to already, if it was sent without the SDK. */
+  async handle(
+    request: SdkRequest,
+    options: HandleOptions = {},
+  ): Promise<{ response: SdkResponse }> {
+    const { protocol, hostname, port, path, method, headers, body } = request;
+    const url = `${protocol}//${hostname}${port ? `:${port}` : ""}${path}${queryOf(request)}`;
+    const response = options.answers?.pop() ??
+      await this.fetch(url, method, headers, body, options.abortSignal as AbortSignal | undefined);
     return {
       response: {
         statusCode: response.status,
@@ -85,7 +104,7 @@ function queryOf({ query = {} }: SdkRequest): string {
 }
 
 /** As the signature has it (RFC 3986; SigV4, "URI encode"). */
-function encode(text: string): string {
+export function encode(text: string): string {
   return encodeURIComponent(text)
     .replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
 }

@@ -250,3 +250,12 @@ Deno.test("the region of a bucket that is made goes to AWS in the way it wants",
   assert(!made[0].includes("LocationConstraint"), made[0]);
   assert(made[1].includes("<LocationConstraint>eu-central-1</LocationConstraint>"), made[1]);
 });
+
+Deno.test("an answer that is an error is not asked for a second time to be understood", async () => {
+  await withFake(() => s3Error(503, "SlowDown"), async (bucket, server) => {
+    const before = server.requests.length;
+    await assertRejects(() => bucket.get("a"), UnavailableError, "SlowDown");
+    await assertRejects(() => bucket.put("a", bytes), UnavailableError, "SlowDown");
+    assertEquals(server.requests.slice(before).map(({ method }) => method), ["GET", "PUT"]);
+  });
+});

@@ -1,0 +1,135 @@
+/**
+ * GET and PUT of an object without the SDK's middleware, which takes more processor time for 64 KiB than all else of the
+ * request together: signed here (AWS Signature Version 4) and sent on the client's own connections.
+ *
+ * Where the bucket is and what a signature is made out to (region, service) is not decided here, but taken from the
+ * requests that the SDK makes: the one that opens the bucket, and any later one that was sent elsewhere. Keys
+ * and the correction of a wrong clock are the SDK's too. Whatever is not a success is handed to the SDK, as the answer to
+ * its own command: it knows all errors, and what a redirect or a wrong clock means.
+ */
+import { createHash, createHmac } from "node:crypto";
+import type { S3Client } from "@aws-sdk/client-s3";
+import type { Clock } from "../clock.ts";
+import { encode, type FetchHandler, type SdkRequest } from "./s3_http.ts";
+
+/** What the SDK's requests are made out to. */
+interface Address {
+  /** `https://host:port` */
+  origin: string;
+  /** As in the signature: with the port unless it is the protocol's own. */
+  host: string;
+  /** Of the bucket, without a slash at its end: nothing, or `/bucket`. */
+  path: string;
+  /** `region/s3/aws4_request` */
+  scope: string;
+}
+
+const NOTHING_SHA256 = sha256("");
+
+export class DirectRequests {
+  readonly #client: S3Client;
+  readonly #handler: FetchHandler;
+  readonly #clock: Clock;
+  #address?: Address;
+  /** The key of a day's signatures, and what it was made from. */
+  #signingKey = { madeFrom: "", key: new Uint8Array(0) };
+
+  constructor(client: S3Client, handler: FetchHandler, clock: Clock) {
+    this.#client = client;
+    this.#handler = handler;
+    this.#clock = clock;
+    client.middlewareStack.add(
+      (next) => (args) => {
+        const { Key } = args.input as { Key?: string };
+        this.#address = addressOf(args.request as SdkRequest, Key);
+        return next(args);
+      },
+      { step: "finalizeRequest", name: "learnAddress", priority: "low" },
+    );
+  }
+
+  /**
+   * Makes one request, if it is known how; else undefined. The answer's body is still to be read.
+   *
+   * @param headers their names in lower case
+   */
+  async send(
+    method: "GET" | "PUT",
+    key: string,
+    headers: Record<string, string>,
+    body: Uint8Array | undefined,
+    signal?: AbortSignal,
+  ): Promise<Response | undefined> {
+    const address = this.#address;
+    if (!address) return undefined;
+    const path = `${address.path}/${key.split("/").map(encode).join("/")}`;
+    const signed = await this.#sign(address, method, path, headers, body);
+    return await this.#handler.fetch(address.origin + path, method, signed, body, signal);
+  }
+
+  /** Adds what a signed request has besides (SigV4, "Create a signed AWS API request"). */
+  async #sign(
+    { host, scope }: Address,
+    method: string,
+    path: string,
+    headers: Record<string, string>,
+    body?: Uint8Array,
+  ): Promise<Record<string, string>> {
+    const { credentials, systemClockOffset } = this.#client.config;
+    const { accessKeyId, secretAccessKey, sessionToken } = await credentials();
+    const now = new Date(this.#clock.now() + systemClockOffset);
+    const time = now.toISOString().replace(/[-:]|\.\d+/g, ""); // 20261124T163000Z
+    const day = time.slice(0, 8);
+    const all: Record<string, string> = {
+      ...headers,
+      host,
+      "x-amz-date": time,
+      "x-amz-content-sha256": body ? sha256(body) : NOTHING_SHA256,
+    };
+    if (sessionToken) all["x-amz-security-token"] = sessionToken;
+    const names = Object.keys(all).sort();
+    const lines = names.map((name) => `${name}:${all[name]}\n`).join("");
+    const signedHeaders = names.join(";");
+    const canonical = `${method}\n${path}\n\n${lines}\n${signedHeaders}\n${
+      all["x-amz-content-sha256"]
+    }`;
+    const toSign = `AWS4-HMAC-SHA256\n${time}\n${day}/${scope}\n${sha256(canonical)}`;
+    const signature = createHmac("sha256", this.#keyOf(day, scope, secretAccessKey))
+      .update(toSign).digest("hex");
+    all.authorization = `AWS4-HMAC-SHA256 Credential=${accessKeyId}/${day}/${scope}, ` +
+      `SignedHeaders=${signedHeaders}, Signature=${signature}`;
+    delete all.host; // fetch sends it by itself
+    return all;
+  }
+
+  #keyOf(day: string, scope: string, secret: string): Uint8Array<ArrayBuffer> {
+    const madeFrom = `${day}/${scope}/${secret}`;
+    if (this.#signingKey.madeFrom !== madeFrom) {
+      const parts = [day, ...scope.split("/")];
+      const key = parts.reduce(hmac, new TextEncoder().encode(`AWS4${secret}`));
+      this.#signingKey = { madeFrom, key };
+    }
+    return this.#signingKey.key;
+  }
+}
+
+/** Undefined if the bucket takes another kind of signature (S3 Express has one). */
+function addressOf(request: SdkRequest, key?: string): Address | undefined {
+  const { protocol, hostname, port, headers } = request;
+  const scope = /Credential=[^,]*?\/\d{8}\/([^/,]+\/s3\/aws4_request),/.exec(
+    headers.authorization ?? "",
+  )?.[1];
+  if (!scope || headers["x-amz-s3session-token"]) return undefined;
+  const keyPath = key === undefined ? "" : key.split("/").map(encode).join("/");
+  const path = request.path.slice(0, request.path.length - keyPath.length).replace(/\/$/, "");
+  const origin = `${protocol}//${hostname}${port ? `:${port}` : ""}`;
+  return { origin, host: new URL(origin).host, path, scope };
+}
+
+function sha256(data: string | Uint8Array): string {
+  return createHash("sha256").update(data).digest("hex");
+}
+
+function hmac(key: Uint8Array, text: string): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(createHmac("sha256", key).update(text).digest());
+}

@@ -1,0 +1,92 @@
+/** Requests without the SDK's middleware are signed as AWS's own examples are, and go where the SDK's went last. */
+import { assertEquals } from "@std/assert";
+import { ListObjectsV2Command } from "@aws-sdk/client-s3";
+import { createClient, type S3Options } from "../../../src/bucket/s3_client.ts";
+import { DirectRequests } from "../../../src/bucket/s3_direct.ts";
+import { FetchHandler } from "../../../src/bucket/s3_http.ts";
+import { ManualClock } from "../../support/manual_clock.ts";
+
+interface Sent {
+  url: string;
+  headers: Record<string, string>;
+}
+
+/** Answers everything with nothing, and remembers it. */
+class SilentHandler extends FetchHandler {
+  readonly sent: Sent[] = [];
+
+  override fetch(url: string, _method: string, headers: Record<string, string>): Promise<Response> {
+    this.sent.push({ url, headers });
+    return Promise.resolve(new Response("<ListBucketResult/>"));
+  }
+}
+
+/** "Signature Calculations for the Authorization Header" of the S3 API reference, all its examples. */
+const EXAMPLE: S3Options = {
+  bucket: "examplebucket",
+  prefix: "",
+  endpoint: "https://s3.amazonaws.com",
+  pathStyle: false,
+  region: "us-east-1",
+  accessKeyId: "AKIAIOSFODNN7EXAMPLE",
+  secretAccessKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+};
+
+async function opened(options: S3Options) {
+  const handler = new SilentHandler();
+  const client = createClient(options, handler);
+  const clock = new ManualClock(Date.UTC(2013, 4, 24));
+  const direct = new DirectRequests(client, handler, clock);
+  const before = await direct.send("GET", "too-early", {}, undefined);
+  assertEquals([before, handler.sent.length], [undefined, 0]);
+  await client.send(new ListObjectsV2Command({ Bucket: options.bucket }));
+  return { direct, sent: handler.sent, close: () => client.destroy() };
+}
+
+function signatureOf({ headers }: Sent): string | undefined {
+  return /Signature=(.*)/.exec(headers.authorization)?.[1];
+}
+
+Deno.test("a GET of a range has the signature that AWS's example has", async () => {
+  const { direct, sent, close } = await opened(EXAMPLE);
+  await direct.send("GET", "test.txt", { range: "bytes=0-9" }, undefined);
+  assertEquals(sent[1].url, "https://examplebucket.s3.amazonaws.com/test.txt");
+  assertEquals(
+    signatureOf(sent[1]),
+    "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+  );
+  close();
+});
+
+Deno.test("so has a PUT, with a key that has to be encoded and headers of its own", async () => {
+  const { direct, sent, close } = await opened(EXAMPLE);
+  const body = new TextEncoder().encode("Welcome to Amazon S3.");
+  const headers = {
+    date: "Fri, 24 May 2013 00:00:00 GMT",
+    "x-amz-storage-class": "REDUCED_REDUNDANCY",
+  };
+  await direct.send("PUT", "test$file.text", headers, body);
+  assertEquals(sent[1].url, "https://examplebucket.s3.amazonaws.com/test%24file.text");
+  assertEquals(
+    signatureOf(sent[1]),
+    "98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd",
+  );
+  close();
+});
+
+Deno.test("with a path style the bucket is in the path, and a session's token is sent and signed", async () => {
+  const { direct, sent, close } = await opened({
+    ...EXAMPLE,
+    endpoint: "http://127.0.0.1:9000",
+    pathStyle: true,
+    sessionToken: "token",
+  });
+  await direct.send("GET", "a b/c", {}, undefined);
+  assertEquals(sent[1].url, "http://127.0.0.1:9000/examplebucket/a%20b/c");
+  assertEquals(sent[1].headers["x-amz-security-token"], "token");
+  assertEquals(
+    /SignedHeaders=([^,]*)/.exec(sent[1].headers.authorization)?.[1],
+    "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
+  );
+  close();
+});
