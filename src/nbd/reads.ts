@@ -14,15 +14,13 @@ import { DamageError, messageOf } from "../errors.ts";
 import { READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
-  type Cookie,
   DATA_CHUNK_HEAD_BYTES,
   encodeDataChunkHead,
   encodeErrorChunk,
   encodeHoleChunk,
-  encodeSimpleReply,
   errorReply,
-  type Request,
-} from "./codec.ts";
+} from "./chunk_codec.ts";
+import { type Cookie, encodeSimpleReply, type Request } from "./codec.ts";
 import type { Session } from "./commands.ts";
 import { NBD_CMD_FLAG_DF, NBD_OK, SIMPLE_REPLY_BYTES } from "./constants.ts";
 import type { NbdError } from "./errno.ts";

@@ -25,15 +25,8 @@ import { messageOf } from "../errors.ts";
 import { DRAIN_MS_MAX, LINGER_MS_MAX, PAYLOAD_SILENCE_MS_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
-import {
-  type Cookie,
-  encodeBlockStatusChunk,
-  encodeNoneChunk,
-  encodeSimpleReply,
-  errorReply,
-  ProtocolError,
-  type Request,
-} from "./codec.ts";
+import { encodeBlockStatusChunk, encodeNoneChunk, errorReply } from "./chunk_codec.ts";
+import { type Cookie, encodeSimpleReply, ProtocolError, type Request } from "./codec.ts";
 import { blockStatus, describe, perform, refusalOf, type Session } from "./commands.ts";
 import {
   BASE_ALLOCATION_ID,

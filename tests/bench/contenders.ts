@@ -98,7 +98,7 @@ async function startS3backer(options: DiskOptions): Promise<Contender> {
     bucketName,
     scratch.path,
   ]);
-  const unmount = () => run("umount", [scratch.path]);
+  const unmount = async () => void (await run("umount", [scratch.path]));
   cleanUp.defer(unmount);
   // the only process so far that has the directory on its command line
   const pid = Number(await run("pgrep", ["-f", scratch.path]));
