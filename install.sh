@@ -415,6 +415,25 @@ place_units() {
   [ -z "$directory" ] || put 644 "$units/$server.d/install.conf" "$(server_lines)"
   put 644 "$units/$attach.d/install.conf" "$(attach_lines)"
   [ -z "$mount" ] || put 644 "$units/$mount_unit" "$(mount_lines)"
+  for of in elasticdrive elasticdrive@; do
+    [ -z "$(mounts)" ] || put 644 "$units/$of.service.d/mounts.conf" "$(hidden_lines)"
+  done
+}
+
+mounts() { # of all drives
+  {
+    [ -z "$mount" ] || say "$mount"
+    for unit in "$units"/*.mount; do
+      if grep -qs '^Requires=elasticdrive-attach' "$unit"; then sed -n 's/^Where=//p' "$unit"; fi
+    done
+  } | sort -u
+}
+
+# ProtectSystem=strict has systemd take a lock of each file system that a service can see, when it starts it. One that
+# waits for the drive may hold it, and the drive would never start.
+hidden_lines() {
+  say '[Service]'
+  mounts | sed 's/.*/InaccessiblePaths="-&"/'
 }
 
 # The bucket is a directory of this machine, which it may be the only one to write to.
@@ -617,6 +636,7 @@ uninstall() {
   for each in ${only:-$names}; do remove_drive "$each"; done
   if [ -z "$only" ]; then
     remove "$units"/elasticdrive.service "$units"/elasticdrive@.service
+    remove "$units"/elasticdrive.service.d "$units"/elasticdrive@.service.d
     remove "$units"/elasticdrive-attach.service "$units"/elasticdrive-attach@.service
     remove /etc/modules-load.d/elasticdrive.conf /etc/modprobe.d/elasticdrive.conf /run/elasticdrive
     if id elasticdrive >/dev/null 2>&1; then run userdel elasticdrive; fi
