@@ -16,6 +16,7 @@ umask 022
 here=$(cd "$(dirname "$0")" && pwd -P)
 home=/opt/elasticdrive
 units=/etc/systemd/system
+templates='elasticdrive elasticdrive-attach elasticdrive-retry'
 # systemd.exec(5): LoadCredential= came with it
 systemd_min=247
 # a file system's superblocks, a partition table, the start of a tape: whatever a device holds, it begins or ends with
@@ -244,7 +245,11 @@ check_host() {
 # Sets target, where this version belongs, if the program runs here.
 check_program() {
   target=
-  for file in elasticdrive config.ini.example systemd/elasticdrive@.service systemd/elasticdrive-attach@.service; do
+  for file in elasticdrive config.ini.example; do
+    [ -e "$here/$file" ] || lack "$here/$file: it belongs to this package; unpack it anew"
+  done
+  for unit in $templates; do
+    file=systemd/$unit@.service
     [ -e "$here/$file" ] || lack "$here/$file: it belongs to this package; unpack it anew"
   done
   [ -e "$here/elasticdrive" ] || return 0
@@ -407,7 +412,7 @@ place_config() {
 }
 
 place_units() {
-  for unit in elasticdrive elasticdrive-attach; do
+  for unit in $templates; do
     put 644 "$units/$unit@.service" "$(cat "$here/systemd/$unit@.service")"
     # the drive of config.ini, by the name that everybody types
     put 644 "$units/$unit.service" "$(sed -e 's/@%i//g' -e 's/%i/config/g' "$here/systemd/$unit@.service")"
@@ -635,9 +640,8 @@ uninstall() {
   names=$(for ini in "$home"/*.ini; do [ ! -e "$ini" ] || basename "$ini" .ini; done)
   for each in ${only:-$names}; do remove_drive "$each"; done
   if [ -z "$only" ]; then
-    remove "$units"/elasticdrive.service "$units"/elasticdrive@.service
+    for unit in $templates; do remove "$units/$unit.service" "$units/$unit@.service"; done
     remove "$units"/elasticdrive.service.d "$units"/elasticdrive@.service.d
-    remove "$units"/elasticdrive-attach.service "$units"/elasticdrive-attach@.service
     remove /etc/modules-load.d/elasticdrive.conf /etc/modprobe.d/elasticdrive.conf /run/elasticdrive
     if id elasticdrive >/dev/null 2>&1; then run userdel elasticdrive; fi
     remove "$home/elasticdrive" "$home/current" "$home/previous" "$home"-[0-9]*
