@@ -419,6 +419,9 @@ place_units() {
   done
   [ -z "$directory" ] || put 644 "$units/$server.d/install.conf" "$(server_lines)"
   put 644 "$units/$attach.d/install.conf" "$(attach_lines)"
+}
+
+place_mount() {
   [ -z "$mount" ] || put 644 "$units/$mount_unit" "$(mount_lines)"
   for of in elasticdrive elasticdrive@; do
     [ -z "$(mounts)" ] || put 644 "$units/$of.service.d/mounts.conf" "$(hidden_lines)"
@@ -530,7 +533,7 @@ make_file_system() {
   fi
   held=$(blkid -p -o value -s TYPE "$device" || true)
   [ "$held" != "$fs" ] || return 0
-  signatures=$(wipefs --no-act --parsable --output TYPE "$device" | sed 1d | paste -sd ' ')
+  signatures=$(wipefs --no-act --parsable --output TYPE "$device" | sed '/^#/d' | sort -u | paste -sd ' ')
   [ -z "$signatures" ] || fail "$device is not empty, it holds $signatures: nothing is formatted"
   is_empty || fail "$device is not empty, though what it holds is unknown: nothing is formatted"
   run "$@"
@@ -566,10 +569,9 @@ install() {
   place_module
   before=$changed changed=
   place_units
-  if [ -n "$changed" ]; then
-    is_new=yes
-    run systemctl daemon-reload
-  fi
+  [ -z "$changed" ] || is_new=yes
+  place_mount
+  [ -z "$changed" ] || run systemctl daemon-reload
   changed=$before$changed
   [ -z "$is_new" ] || restart_drives
   switch_on "$server"
