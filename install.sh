@@ -16,6 +16,7 @@ umask 022
 here=$(cd "$(dirname "$0")" && pwd -P)
 home=/opt/elasticdrive
 units=/etc/systemd/system
+templates='elasticdrive elasticdrive-attach elasticdrive-retry'
 # systemd.exec(5): LoadCredential= came with it
 systemd_min=247
 # a file system's superblocks, a partition table, the start of a tape: whatever a device holds, it begins or ends with
@@ -244,7 +245,11 @@ check_host() {
 # Sets target, where this version belongs, if the program runs here.
 check_program() {
   target=
-  for file in elasticdrive config.ini.example systemd/elasticdrive@.service systemd/elasticdrive-attach@.service; do
+  for file in elasticdrive config.ini.example; do
+    [ -e "$here/$file" ] || lack "$here/$file: it belongs to this package; unpack it anew"
+  done
+  for unit in $templates; do
+    file=systemd/$unit@.service
     [ -e "$here/$file" ] || lack "$here/$file: it belongs to this package; unpack it anew"
   done
   [ -e "$here/elasticdrive" ] || return 0
@@ -407,14 +412,36 @@ place_config() {
 }
 
 place_units() {
-  for unit in elasticdrive elasticdrive-attach; do
+  for unit in $templates; do
     put 644 "$units/$unit@.service" "$(cat "$here/systemd/$unit@.service")"
     # the drive of config.ini, by the name that everybody types
     put 644 "$units/$unit.service" "$(sed -e 's/@%i//g' -e 's/%i/config/g' "$here/systemd/$unit@.service")"
   done
   [ -z "$directory" ] || put 644 "$units/$server.d/install.conf" "$(server_lines)"
   put 644 "$units/$attach.d/install.conf" "$(attach_lines)"
+}
+
+place_mount() {
   [ -z "$mount" ] || put 644 "$units/$mount_unit" "$(mount_lines)"
+  for of in elasticdrive elasticdrive@; do
+    [ -z "$(mounts)" ] || put 644 "$units/$of.service.d/mounts.conf" "$(hidden_lines)"
+  done
+}
+
+mounts() { # of all drives
+  {
+    [ -z "$mount" ] || say "$mount"
+    for unit in "$units"/*.mount; do
+      if grep -qs '^Requires=elasticdrive-attach' "$unit"; then sed -n 's/^Where=//p' "$unit"; fi
+    done
+  } | sort -u
+}
+
+# ProtectSystem=strict has systemd take a lock of each file system that a service can see, when it starts it. One that
+# waits for the drive may hold it, and the drive would never start.
+hidden_lines() {
+  say '[Service]'
+  mounts | sed 's/.*/InaccessiblePaths="-&"/'
 }
 
 # The bucket is a directory of this machine, which it may be the only one to write to.
@@ -506,7 +533,7 @@ make_file_system() {
   fi
   held=$(blkid -p -o value -s TYPE "$device" || true)
   [ "$held" != "$fs" ] || return 0
-  signatures=$(wipefs --no-act --parsable --output TYPE "$device" | sed 1d | paste -sd ' ')
+  signatures=$(wipefs --no-act --parsable --output TYPE "$device" | sed '/^#/d' | sort -u | paste -sd ' ')
   [ -z "$signatures" ] || fail "$device is not empty, it holds $signatures: nothing is formatted"
   is_empty || fail "$device is not empty, though what it holds is unknown: nothing is formatted"
   run "$@"
@@ -542,10 +569,9 @@ install() {
   place_module
   before=$changed changed=
   place_units
-  if [ -n "$changed" ]; then
-    is_new=yes
-    run systemctl daemon-reload
-  fi
+  [ -z "$changed" ] || is_new=yes
+  place_mount
+  [ -z "$changed" ] || run systemctl daemon-reload
   changed=$before$changed
   [ -z "$is_new" ] || restart_drives
   switch_on "$server"
@@ -616,8 +642,8 @@ uninstall() {
   names=$(for ini in "$home"/*.ini; do [ ! -e "$ini" ] || basename "$ini" .ini; done)
   for each in ${only:-$names}; do remove_drive "$each"; done
   if [ -z "$only" ]; then
-    remove "$units"/elasticdrive.service "$units"/elasticdrive@.service
-    remove "$units"/elasticdrive-attach.service "$units"/elasticdrive-attach@.service
+    for unit in $templates; do remove "$units/$unit.service" "$units/$unit@.service"; done
+    remove "$units"/elasticdrive.service.d "$units"/elasticdrive@.service.d
     remove /etc/modules-load.d/elasticdrive.conf /etc/modprobe.d/elasticdrive.conf /run/elasticdrive
     if id elasticdrive >/dev/null 2>&1; then run userdel elasticdrive; fi
     remove "$home/elasticdrive" "$home/current" "$home/previous" "$home"-[0-9]*

@@ -70,10 +70,9 @@ Deno.test("a service whose bucket is slow or away", async (t) => {
   await step(
     "a stop with the bucket away ends at the unit's limit, and says what is not stored; systemctl says why it waits",
     async () => {
-      await guest.run(
-        "systemctl stop s3.mount; dd if=/dev/urandom of=/dev/nbd0 bs=64k count=64 seek=500 2>/dev/null",
-      );
+      await guest.run("systemctl stop s3.mount");
       proxy.refuse();
+      await guest.run("dd if=/dev/urandom of=/dev/nbd0 bs=64k count=64 seek=500 2>/dev/null");
       await guest.run("systemctl stop --no-block elasticdrive");
       await guest.run(
         "until systemctl show -p StatusText --value elasticdrive | grep 'not stored yet; waiting for s3://drive'; do sleep 0.2; done",
