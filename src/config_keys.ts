@@ -345,7 +345,7 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
     doc: "segments of 8 MiB or less that are stored at once",
   }),
   readaheadBytes: server("readahead", size(0, GIB), {
-    default: "4M",
+    default: "16M",
     doc: "how far a sequential reader is read ahead of; 0 is off",
   }),
   flushAfterMs: server("flushafter", seconds(0.1), {

@@ -140,6 +140,11 @@ export const GET_BYTES_MAX = 2 * MIB;
 export const GET_GAP_BYTES_MAX = 128 * KIB;
 /** Streams of sequential reads that are told apart. */
 export const READ_STREAMS_MAX = 8;
+/** What is fetched first ahead of a stream; then twice as much each time it has used half of it. */
+export const READ_AHEAD_BYTES_FIRST = 256 * KIB;
+/** Stripes read in order that make a stream, and how many it takes when much was read ahead in vain. */
+export const READ_AHEAD_STRIPES_MIN = 2;
+export const READ_AHEAD_STRIPES_MAX = 16;
 /** A checkpoint is due after so many segments, or so long with changes. */
 export const CHECKPOINT_SEGMENTS = 1000;
 export const CHECKPOINT_MS = 15 * 60_000;

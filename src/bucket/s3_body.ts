@@ -39,22 +39,31 @@ export async function readBody(
   return { bytes, size };
 }
 
+/** Straight into the array that is returned: chunks that have to be copied take twice the processor time. */
 async function readExactly(
   body: ReadableStream<Uint8Array>,
   length: number,
   signal?: AbortSignal,
 ): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
+  const reader = body.getReader({ mode: "byob" });
+  // each read takes the memory away and gives it back
+  let buffer = new ArrayBuffer(length);
   let done = 0;
+  let isOver = false;
   try {
-    for await (const chunk of body) {
-      if (done + chunk.length <= length) bytes.set(chunk, done);
-      done += chunk.length;
+    while (done < length && !isOver) {
+      const { value, done: ended } = await reader.read(new Uint8Array(buffer, done));
+      isOver = ended;
+      if (!value?.length) continue;
+      done += value.length;
+      buffer = value.buffer;
     }
+    // only when its end is seen the connection is free for the next request
+    if (!isOver) isOver = (await reader.read(new Uint8Array(1))).done;
   } catch (error) {
     signal?.throwIfAborted();
     throw new Error(`the answer broke off after ${done} of ${length} bytes`, { cause: error });
   }
-  if (done === length) return bytes;
+  if (done === length && isOver) return new Uint8Array(buffer);
   throw new Error(`the answer ended after ${done} of ${length} bytes`);
 }

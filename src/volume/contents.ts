@@ -44,6 +44,19 @@ export class Contents {
     return this.map.readsAsZero(stripe, block - stripe * this.blocksPerStripe);
   }
 
+  /** Stripes of the bytes [start, end) that are stored and not in the cache. */
+  toFetch(start: number, end: number): number[] {
+    const stripes: number[] = [];
+    for (
+      let stripe = Math.floor(start / this.stripeBytes);
+      stripe * this.stripeBytes < end;
+      stripe++
+    ) {
+      if (this.map.isMapped(stripe) && this.cache.find(stripe) < 0) stripes.push(stripe);
+    }
+    return stripes;
+  }
+
   /** True if anything was changed that no batch holds yet. */
   get hasChanges(): boolean {
     return this.cache.dirtyBlocks > 0 || this.zeroes.pending.count > 0;

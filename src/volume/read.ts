@@ -2,39 +2,25 @@
  * Read: all blocks valid, or known to be zero → copy → reply, in the same turn. Otherwise the stripes
  * are fetched first. A sequential reader gets the stripes ahead of it fetched early.
  */
-import { BLOCK_BYTES, KIB, READ_STREAMS_MAX } from "../limits.ts";
+import { BLOCK_BYTES } from "../limits.ts";
 import type { Done } from "./block_device.ts";
 import type { Contents } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
-
-/** A reader that may be sequential. */
-interface Stream {
-  /** Where its next read begins if it goes on. */
-  next: number;
-  /** Bytes to fetch ahead of it; 0 until it has read on once. */
-  windowBytes: number;
-  /** Up to where it has been fetched ahead. */
-  fetchedUpTo: number;
-}
-
-const FIRST_WINDOW_BYTES = 256 * KIB;
+import { ReadAhead } from "./read_ahead.ts";
 
 export class ReadPath {
   readonly #contents: Contents;
   readonly #fetcher: Fetcher;
-  readonly #sizeBytes: number;
-  readonly #readaheadBytes: number;
-  /** Most recently used last. */
-  readonly #streams: Stream[] = [];
+  /** Unless it is turned off. */
+  readonly #ahead?: ReadAhead;
 
   /** @param readaheadBytes fetched ahead of a sequential reader, at most; 0 turns it off */
   constructor(contents: Contents, fetcher: Fetcher, sizeBytes: number, readaheadBytes: number) {
     this.#contents = contents;
     this.#fetcher = fetcher;
-    this.#sizeBytes = sizeBytes;
-    // what is read ahead must not drive out what is being read
-    const share = contents.cache.slotCount / 4 * contents.stripeBytes;
-    this.#readaheadBytes = Math.min(readaheadBytes, share);
+    if (readaheadBytes > 0) {
+      this.#ahead = new ReadAhead(contents, fetcher, sizeBytes, readaheadBytes);
+    }
   }
 
   /** Fills `target` in this turn, if the bucket is not needed for it. */
@@ -48,13 +34,13 @@ export class ReadPath {
       if (!this.#copyOut(stripe, from, part)) return false;
       done += length;
     }
-    if (this.#readaheadBytes > 0) this.#readAhead(offset, target.length);
+    this.#ahead?.note(offset, target.length);
     return true;
   }
 
   /** Fills `target`, fetching what is not in the cache. */
   async read(offset: number, target: Uint8Array): Promise<void> {
-    if (this.#readaheadBytes > 0) this.#readAhead(offset, target.length);
+    this.#ahead?.note(offset, target.length);
     const { cache, clock, stripeBytes } = this.#contents;
     const sinceMs = clock.monotonic();
     // as much at a time as surely finds slots
@@ -72,7 +58,7 @@ export class ReadPath {
     this.#contents.assertAlive();
     const { cache, stripeBytes } = this.#contents;
     const share = Math.floor(cache.slotCount / 4) * stripeBytes;
-    const stripes = this.#toFetch(offset, offset + Math.min(length, share));
+    const stripes = this.#contents.toFetch(offset, offset + Math.min(length, share));
     return stripes.length > 0 ? this.#contents.wait(this.#fetcher.fetch(stripes)) : undefined;
   }
 
@@ -122,45 +108,5 @@ export class ReadPath {
       }
     }
     return true;
-  }
-
-  // ---- read-ahead
-
-  /** Notes a read; if it goes on where an earlier one ended, keeps the stripes ahead of it coming. */
-  #readAhead(offset: number, length: number): void {
-    const at = this.#streams.findIndex((stream) => stream.next === offset);
-    const stream = at >= 0
-      ? this.#streams.splice(at, 1)[0]
-      : { next: 0, windowBytes: 0, fetchedUpTo: 0 };
-    if (this.#streams.length === READ_STREAMS_MAX) this.#streams.shift();
-    this.#streams.push(stream);
-    stream.next = offset + length;
-    if (at < 0) return;
-    stream.windowBytes ||= FIRST_WINDOW_BYTES / 2;
-    if (stream.fetchedUpTo - stream.next > stream.windowBytes / 2) return;
-    stream.windowBytes = Math.min(stream.windowBytes * 2, this.#readaheadBytes);
-    const start = Math.max(stream.fetchedUpTo, stream.next);
-    const end = Math.min(stream.next + stream.windowBytes, this.#sizeBytes);
-    stream.fetchedUpTo = end;
-    this.#fetchAhead(start, end);
-  }
-
-  #fetchAhead(start: number, end: number): void {
-    const { cache } = this.#contents;
-    const stripes = this.#toFetch(start, end)
-      .filter((stripe) => !this.#fetcher.isUnderWay(stripe));
-    if (stripes.length === 0 || cache.available < cache.slotCount / 4 + stripes.length) return;
-    // a failure is met again, and reported, by whoever reads there
-    this.#fetcher.fetch(stripes).catch(() => {});
-  }
-
-  /** Stripes of the bytes [start, end) that are stored and not in the cache. */
-  #toFetch(start: number, end: number): number[] {
-    const { cache, map, stripeBytes } = this.#contents;
-    const stripes: number[] = [];
-    for (let stripe = Math.floor(start / stripeBytes); stripe * stripeBytes < end; stripe++) {
-      if (map.isMapped(stripe) && cache.find(stripe) < 0) stripes.push(stripe);
-    }
-    return stripes;
   }
 }

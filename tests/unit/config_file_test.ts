@@ -29,7 +29,7 @@ Deno.test("check-config shows every key with its value and where it comes from",
       "  cachettl = 60 seconds  line 25",
       "  listen = 127.0.0.1  default",
       "  iotimeout = wait for ever  default",
-      "  readahead = 4194304 bytes (4 MiB)  default",
+      "  readahead = 16777216 bytes (16 MiB)  default",
     ]
   ) {
     assert(lines.includes(line), `${line} is not in\n${lines.join("\n")}`);

@@ -53,7 +53,7 @@ Deno.test("the original program's configuration is accepted as it stands", () =>
     readOnly: false,
     ioTimeoutMs: undefined,
     uploads: 4,
-    readaheadBytes: 4 * 1024 * 1024,
+    readaheadBytes: 16 * 1024 * 1024,
     flushAfterMs: 5000,
   });
 });
