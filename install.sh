@@ -607,7 +607,7 @@ remove() { # remove FILE...: those that are there
 
 switch_off() { # switch_off UNIT
   if systemctl --quiet is-active "$1"; then
-    run systemctl stop "$1"
+    run systemctl stop "$1" || true
     [ -n "$dry_run" ] || ! systemctl --quiet is-active "$1" || fail "$1 does not stop: is it in use? nothing more is removed"
   fi
   systemctl --quiet is-enabled "$1" 2>/dev/null && run systemctl --quiet disable "$1"

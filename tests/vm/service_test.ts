@@ -73,10 +73,10 @@ Deno.test("a service whose bucket is slow or away", async (t) => {
       await guest.run("systemctl stop s3.mount");
       proxy.refuse();
       await guest.run("dd if=/dev/urandom of=/dev/nbd0 bs=64k count=64 seek=500 2>/dev/null");
-      await guest.run("systemctl stop --no-block elasticdrive");
       await guest.run(
         "until systemctl show -p StatusText --value elasticdrive | grep 'not stored yet; waiting for s3://drive'; do sleep 0.2; done",
       );
+      await guest.run("systemctl stop --no-block elasticdrive");
       await guest.run(
         "until journalctl -b -u elasticdrive | grep 'given up: [0-9]* bytes were not stored'; do sleep 0.2; done",
       );
