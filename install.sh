@@ -627,7 +627,7 @@ remove_drive() { # remove_drive NAME
   done
   switch_off "$attach"
   switch_off "$server"
-  directory=$(sed -n 's/^BindPaths="\(.*\)"/\1/p' "$units/$server.d/install.conf" 2>/dev/null)
+  directory=$(sed -n 's/^BindPaths="\(.*\)"/\1/p' "$units/$server.d/install.conf" 2>/dev/null) || true
   if [ -n "$directory" ]; then
     say "the drive's data stays in $directory"
     run chown -R root: "$directory"
