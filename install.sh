@@ -19,6 +19,8 @@ units=/etc/systemd/system
 templates='elasticdrive elasticdrive-attach elasticdrive-retry'
 # systemd.exec(5): LoadCredential= came with it
 systemd_min=247
+# seconds until another machine's lease has run out for sure: LEASE_EXPIRED_MS, LEASE_WATCH_MS and a few tries
+patience=240
 # a file system's superblocks, a partition table, the start of a tape: whatever a device holds, it begins or ends with
 empty_head_mib=64
 
@@ -500,9 +502,29 @@ place_module() {
   [ -d /sys/module/nbd ] || run modprobe nbd
 }
 
-switch_on() { # switch_on UNIT: now and at boot
-  systemctl --quiet is-enabled "$1" 2>/dev/null || run systemctl --quiet enable "$1"
+start() { # start UNIT
   systemctl --quiet is-active "$1" 2>/dev/null || run systemctl start "$1" || fail_with_log "$1"
+}
+
+at_boot() { # at_boot UNIT
+  systemctl --quiet is-enabled "$1" 2>/dev/null || run systemctl --quiet enable "$1"
+}
+
+# A machine that had the drive and is gone without a word still holds it for a minute or two; systemd tries again.
+start_server() {
+  systemctl --quiet is-active "$server" 2>/dev/null && return
+  run systemctl start "$server" && return
+  seconds=0
+  until systemctl --quiet is-active "$server"; do
+    if ! is_held || [ "$seconds" -ge "$patience" ]; then fail_with_log "$server"; fi
+    [ "$seconds" != 0 ] || say 'another machine holds the drive; if that is gone, this takes two minutes'
+    sleep 5
+    seconds=$((seconds + 5))
+  done
+}
+
+is_held() { # src/volume/lease.ts words it
+  journalctl --no-pager -o cat -n 20 -u "$server" | grep -q 'last heard of'
 }
 
 fail_with_log() {
@@ -574,10 +596,16 @@ install() {
   [ -z "$changed" ] || run systemctl daemon-reload
   changed=$before$changed
   [ -z "$is_new" ] || restart_drives
-  switch_on "$server"
-  switch_on "$attach"
+  # whatever happens now, the next boot or the next try has them
+  at_boot "$server"
+  at_boot "$attach"
+  start_server
+  start "$attach"
   make_file_system
-  if [ -n "$mount" ]; then switch_on "$mount_unit"; fi
+  if [ -n "$mount" ]; then
+    at_boot "$mount_unit"
+    start "$mount_unit"
+  fi
   [ -z "$lacks" ] || exit 1
   finish
 }

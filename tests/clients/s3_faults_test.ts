@@ -93,7 +93,8 @@ while fails(drive.flush) is not None:
     pass
 for number, data in answered.items():
     assert drive.pread(stripe, number * stripe) == data, number
-drive.pread(stripe, 100 * stripe)
+while fails(lambda: drive.pread(stripe, 100 * stripe)) is not None:
+    pass
 print("intact", flush=True)
 `;
 

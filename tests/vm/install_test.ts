@@ -246,6 +246,25 @@ Deno.test("install.sh on Debian with systemd, without a network and without nbd-
     assertEquals(await guest.run("cat /s3/hello"), "hello");
   });
 
+  await step("a drive whose machine is gone without a word is waited for", async () => {
+    const config = "[s3]\\nBUCKET=file:/var/lib/lost\\nVOLUMESIZE=32M\\n[server]\\nport=0\\n";
+    await guest.run(
+      `here=$(hostname); hostname elsewhere; printf '${config}' >/root/lost.ini
+      /opt/elasticdrive/elasticdrive -c /root/lost.ini 2>/root/lost.log & pid=$!
+      until grep -q ready /root/lost.log; do sleep 0.2; done
+      kill -9 $pid; hostname "$here"`,
+    );
+    const said = await guest.run(
+      `${PACKAGE}/install.sh --unattended --name lost --bucket file:/var/lib/lost`,
+      300,
+    );
+    assertStringIncludes(said, "another machine holds the drive");
+    await guest.run(
+      `systemctl is-active elasticdrive@lost elasticdrive-attach@lost
+      ${PACKAGE}/install.sh --purge --name lost`,
+    );
+  });
+
   await step("while it is in use nothing is removed", async () => {
     await guest.run("sleep 1000 </s3/hello >/dev/null 2>&1 & echo $! >/tmp/user");
     const { code, stdout } = await guest.try(`${PACKAGE}/install.sh --uninstall`);
