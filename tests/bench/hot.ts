@@ -10,7 +10,7 @@ import { DirectoryTestBucket } from "../support/test_buckets.ts";
 import { type FioJob, median, requestsPerSecond } from "./fio.ts";
 import type { Row } from "./table.ts";
 
-const ROUNDS = 5;
+const ROUNDS = 3;
 /** Well inside the cache; a tenth of what may be dirty before it is uploaded unasked. */
 export const SET_BYTES = 12 * MIB;
 const SHAPES = [
