@@ -14,8 +14,9 @@
  *
  * A device keeps its disk, which the kernel knows by the name that it was given as its backend: the volume, and the epoch
  * since which that has forgotten nothing (`Volume.unbrokenSince`). A stop stores everything, so a server that was stopped
- * and started again is the same disk. One that was killed is not: what it had acknowledged and not yet stored is gone,
- * the kernel has dropped its own copy, and the next fsync would be a lie. Then what waits fails, so that the file
+ * and started again is the same disk; so is one that was killed and whose journal the next start had (src/journal).
+ * One that was killed without a journal is not: what it had acknowledged and not yet stored is gone, the kernel has
+ * dropped its own copy, and the next fsync would be a lie. Then what waits fails, so that the file
  * system stops and knows it, and the device can be attached anew once it is unmounted: what was flushed is there.
  *
  * Seen on Debian's 6.1.192 (tests/vm/attach_test.ts): 600 s without S3 failed nothing. With the kernel's own 30 s the

@@ -7,7 +7,7 @@
  * and one that is missing after a crash would look like the end of the log.
  *
  * And it says since which epoch the volume has gone from one holder to the next without a loss: a holder that released
- * it had stored everything that it had acknowledged; one that did not may not have.
+ * it had stored everything that it had acknowledged; one that did not may not have, unless its journal is still there.
  */
 import type { Bucket, FoundObject } from "../bucket/bucket.ts";
 import { type Clock, sleep } from "../clock.ts";

@@ -102,8 +102,8 @@ export class Volume implements BlockDevice {
   /** The epoch claimed by this opening. */
   readonly epoch: number;
   /**
-   * The epoch since which this machine alone has had the volume, and every writer has stored all that it acknowledged,
-   * flushed or not. A client that outlives a writer, as the kernel does, may go on with the next one only as long as
+   * The epoch since which this machine alone has had the volume, and of what a writer acknowledged, flushed or not,
+   * nothing was lost: it stored all of it, or its journal survived it (`survivedSince`). A client that outlives a writer, as the kernel does, may go on with the next one only as long as
    * this stays the same: else it takes for written what is lost, or for read what is changed.
    */
   readonly unbrokenSince: number;

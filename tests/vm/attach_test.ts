@@ -45,6 +45,14 @@ const WRITE_FILES = `
   write_files &
   writer=$!
 `;
+/** The server in the guest itself: to start it, and to attach it once it is there. */
+const SERVE_BESIDE = `
+  serve() { /program/elasticdrive -c /etc/drive.ini & server=$!; }
+  attach() {
+    until [ -S /tmp/nbd.sock ]; do usleep 100000; done
+    until drive attach /dev/nbd0 2>/dev/null; do usleep 100000; done
+  }
+`;
 /** No request has failed. */
 const CHECK_KERNEL_LOG = `if dmesg | grep -E "I/O error|EXT4-fs (error|warning)"; then exit 9; fi`;
 
@@ -196,11 +204,7 @@ Deno.test("a server beside its device, on a Unix socket: started again with more
     {
       memoryMib: 1024,
       script: `
-        serve() { /program/elasticdrive -c /etc/drive.ini & server=$!; }
-        attach() {
-          until [ -S /tmp/nbd.sock ]; do usleep 100000; done
-          until drive attach /dev/nbd0 2>/dev/null; do usleep 100000; done
-        }
+        ${SERVE_BESIDE}
         serve
         attach
         ${MAKE_FILE_SYSTEM}
@@ -319,11 +323,7 @@ Deno.test("a server with a journal that is killed again and again under ext4 fai
     {
       memoryMib: 1536,
       script: `
-        serve() { /program/elasticdrive -c /etc/drive.ini & server=$!; }
-        attach() {
-          until [ -S /tmp/nbd.sock ]; do usleep 100000; done
-          until drive attach /dev/nbd0 2>/dev/null; do usleep 100000; done
-        }
+        ${SERVE_BESIDE}
         kill_and_serve() {
           kill -9 $server
           wait $server || true
