@@ -7,14 +7,13 @@
  * refused, 3 fenced by another writer, 4 stopped with data not stored.
  */
 import { dirname, join } from "node:path";
-import { parseArgs } from "@std/cli/parse-args";
-import manifest from "./deno.json" with { type: "json" };
 import type { Bucket } from "./src/bucket/bucket.ts";
 import { ConditionalBucket } from "./src/bucket/conditional_bucket.ts";
 import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
+import { HELP, readCommandLine, VERSION_LINE } from "./src/command_line.ts";
 import {
   defaultSettings,
   describe,
@@ -45,72 +44,6 @@ const EXIT_DAMAGED = 1;
 const EXIT_REFUSED = 2;
 const EXIT_FENCED = 3;
 const EXIT_NOT_STORED = 4;
-
-const HELP = `ElasticDrive ${manifest.version}: a disk in an S3 bucket, served over NBD
-
-usage: elasticdrive [-c FILE] [--takeover]     serve the drive
-       elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
-       elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
-       elasticdrive [-c FILE] attach DEVICE    make the drive that is served /dev/nbd0, or another of these; after
-                                               a restart of the server, give that its connection back
-       elasticdrive [-c FILE] detach DEVICE    store what was written to it and let go of it [--force]
-
-  -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
-                      or, if there is none, a 1 GiB drive in ./elasticdrive-data
-  --takeover          fence a writer that seems to be alive: it can store nothing more
-  --force             detach also what is in use, or has no server any more: what waits for it fails
-  -h, --help          this text
-  -V, --version       the version
-
-Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
-Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
-writer, 4 stopped with data not stored.`;
-
-const WORDS = ["check", "check-config", "attach", "detach"] as const;
-
-interface CommandLine {
-  command: "serve" | typeof WORDS[number] | "help" | "version";
-  /** Of attach and detach. */
-  device: string;
-  config?: string;
-  takeover: boolean;
-  force: boolean;
-}
-
-function readCommandLine(args: string[]): CommandLine {
-  const refuse = (argument: string) => {
-    throw new UsageError(`unknown argument "${argument}"; see elasticdrive --help`);
-  };
-  const found = parseArgs(args, {
-    string: ["config"],
-    boolean: ["help", "version", "takeover", "force"],
-    alias: { c: "config", h: "help", V: "version" },
-    unknown: (argument: string, option?: string) => {
-      if (option !== undefined) refuse(argument);
-      return true; // a word: kept, and looked at below
-    },
-  });
-  const words = found._.map(String);
-  const command = WORDS.find((word) => word === words[0]);
-  const takesDevice = command === "attach" || command === "detach";
-  const unknown = words[command === undefined ? 0 : takesDevice ? 2 : 1];
-  if (unknown !== undefined) refuse(unknown);
-  const device = words[1] ?? "";
-  if (takesDevice && device === "" && !found.help) {
-    throw new UsageError(`${command} takes a device: elasticdrive ${command} /dev/nbd0`);
-  }
-  if (found.force && command !== "detach") refuse("--force");
-  if (found.config === "" || Array.isArray(found.config)) {
-    throw new UsageError("-c takes the name of one configuration file");
-  }
-  return {
-    command: found.help ? "help" : found.version ? "version" : command ?? "serve",
-    device,
-    config: found.config,
-    takeover: found.takeover,
-    force: found.force,
-  };
-}
 
 interface LoadedSettings {
   settings: Settings;
@@ -349,7 +282,7 @@ async function main(args: string[]): Promise<number> {
   const { command, device, config, takeover, force } = readCommandLine(args);
   const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
   if (command === "help") return print(HELP), EXIT_CLEAN;
-  if (command === "version") return print(`elasticdrive ${manifest.version}`), EXIT_CLEAN;
+  if (command === "version") return print(VERSION_LINE), EXIT_CLEAN;
   const { settings, warning } = loadSettings(config);
   const logger = stderrLogger(settings.debug);
   if (warning) logger.warn(warning);
