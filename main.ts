@@ -36,7 +36,8 @@ import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
-import { DrainProgress, showBytes } from "./src/progress.ts";
+import { Progress, type ProgressOptions, showBytes } from "./src/progress.ts";
+import { ReadingProgress } from "./src/reading_progress.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
 
 const EXIT_CLEAN = 0;
@@ -167,6 +168,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   cleanUp.defer(() => bucket.close());
   const ended = Promise.withResolvers<number>();
   const folder = journalFolder(settings, host);
+  using reading = await ReadingProgress.begin(progressOptions(logger));
   const volume = await Volume.open(options, {
     bucket,
     clock: systemClock,
@@ -174,11 +176,13 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     logger,
     host,
     survivedSince: (uuid, epoch) => folder?.unbrokenSince(uuid, epoch),
+    onReading: reading.onReading,
     onFailure: (error) => {
       logger.error(error.message);
       ended.resolve(error instanceof FencedError ? EXIT_FENCED : EXIT_NOT_STORED);
     },
   });
+  reading[Symbol.dispose]();
   isHeld = true;
   bucket.startServing();
   const journaled = folder && await openJournal(volume, folder, settings.cacheStripes, logger);
@@ -214,6 +218,10 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   return code;
 }
 
+function progressOptions(logger: Logger): ProgressOptions {
+  return { clock: systemClock, logger, isTerminal: Deno.stderr.isTerminal() };
+}
+
 /** What systemd shows of a drive. */
 function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
   const { unstoredBytes } = volume;
@@ -235,8 +243,7 @@ async function check(
   cleanUp.defer(() => host.close());
   const bucket = await openBucket(settings, logger, false);
   cleanUp.defer(() => bucket.close());
-  const isTerminal = Deno.stderr.isTerminal();
-  const around = { host, clock: systemClock, logger, isTerminal, print };
+  const around = { ...progressOptions(logger), host, print };
   return await checkAndReport(bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
 }
 
@@ -258,15 +265,24 @@ async function drainOnSignal(
     });
   await next();
   onBegin();
-  const progress = new DrainProgress(systemClock, logger, Deno.stderr.isTerminal());
+  const second = next();
+  using progress = await Progress.begin("stopping", progressOptions(logger));
+  const end = (result: string) => {
+    progress[Symbol.dispose]();
+    logger.info(`stopped after ${progress.seconds.toFixed(1)} s: ${result}`);
+  };
   const drained = (async () => {
     await server.close();
-    await volume.close((unstoredBytes) => progress.show(unstoredBytes));
-    progress.end("everything is stored");
+    let most = 0;
+    await volume.close((unstoredBytes) => {
+      most = Math.max(most, unstoredBytes);
+      progress.update(most - unstoredBytes, most);
+    });
+    end("everything is stored");
     return EXIT_CLEAN;
   })();
-  const givenUp = next().then(() => {
-    progress.end(`given up: ${volume.unstoredBytes} bytes were not stored`);
+  const givenUp = second.then(() => {
+    end(`given up: ${volume.unstoredBytes} bytes were not stored`);
     return EXIT_NOT_STORED;
   });
   return await Promise.race([drained, givenUp]).catch((error) => {

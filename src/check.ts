@@ -2,7 +2,8 @@
 import type { RetryingBucket } from "./bucket/retrying_bucket.ts";
 import type { Clock } from "./clock.ts";
 import type { Logger } from "./logger.ts";
-import { CheckProgress, showBytes } from "./progress.ts";
+import { Progress, showBytes } from "./progress.ts";
+import { ReadingProgress } from "./reading_progress.ts";
 import { type DiskRange, VolumeCheck, type Weight } from "./volume/check.ts";
 import type { Host } from "./volume/lease.ts";
 
@@ -23,14 +24,15 @@ export interface CheckSurroundings {
  */
 export async function checkAndReport(
   bucket: RetryingBucket,
-  { host, clock, logger, isTerminal, print }: CheckSurroundings,
+  around: CheckSurroundings,
 ): Promise<boolean> {
-  const check = await VolumeCheck.begin(bucket, host, clock);
+  const { host, clock, print } = around;
+  const reading = await ReadingProgress.begin(around);
+  const check = await VolumeCheck.begin(bucket, host, clock, reading.onReading)
+    .finally(() => reading[Symbol.dispose]());
   // an hour's reading is not given up because the bucket was away for a minute
   bucket.startServing();
-  const progress = new CheckProgress(clock, logger, isTerminal);
-  await check.run((done, all) => progress.show(done, all));
-  const seconds = progress.end();
+  const seconds = await readAll(check, around);
   describeVolume(bucket.name, check).forEach(print);
   if (check.state) {
     const { gets, bytesDown } = bucket.stats;
@@ -42,6 +44,13 @@ export async function checkAndReport(
   }
   print(verdict(check));
   return check.isSound;
+}
+
+/** Returns the seconds it took. */
+async function readAll(check: VolumeCheck, around: CheckSurroundings): Promise<number> {
+  using progress = await Progress.begin("checking", around);
+  await check.run((done, all) => progress.update(done, all));
+  return progress.seconds;
 }
 
 function describeVolume(name: string, check: VolumeCheck): string[] {

@@ -41,7 +41,7 @@ import {
 } from "./lease.ts";
 import { ReadPath } from "./read.ts";
 import { Reclaimer } from "./reclaim.ts";
-import { recover, type Recovered } from "./recovery.ts";
+import { type OnReading, recover, type Recovered } from "./recovery.ts";
 import { segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
 import { TrimPath } from "./trim.ts";
@@ -87,6 +87,8 @@ export interface Surroundings {
    * store will be written again before anybody uses the volume; else undefined.
    */
   survivedSince?: (uuid: string, epoch: number) => number | undefined;
+  /** Told while the volume is opened. */
+  onReading?: OnReading;
   /** Told once if the open volume has failed for good; a FencedError if another writer has it. */
   onFailure: (error: Error) => void;
 }
@@ -157,10 +159,10 @@ export class Volume implements BlockDevice {
     writerId: string,
     { etag: leaseEtag, before }: Reservation,
   ): Promise<Volume> {
-    const { bucket, logger, host } = around;
+    const { bucket, host } = around;
     const blocksPerStripe = info.stripeBytes / BLOCK_BYTES;
-    const storedUpTo = before?.storedUpTo;
-    const recovered = await recover(bucket, blocksPerStripe, writerId, logger, storedUpTo);
+    const source = { ...around, blocksPerStripe, storedUpTo: before?.storedUpTo };
+    const recovered = await recover(source, writerId);
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
