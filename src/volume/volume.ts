@@ -40,7 +40,7 @@ import {
   withdraw,
 } from "./lease.ts";
 import { ReadPath } from "./read.ts";
-import { Reclaimer } from "./reclaim.ts";
+import { type Reclaimed, Reclaimer } from "./reclaim.ts";
 import { type OnReading, recover, type Recovered } from "./recovery.ts";
 import { segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
@@ -285,6 +285,11 @@ export class Volume implements BlockDevice {
   /** Bytes that were written and are not in the bucket. */
   get unstoredBytes(): number {
     return this.#contents.unstoredBytes;
+  }
+
+  /** Gives back all the space that can be; see `Reclaimer`. */
+  reclaim(onProgress: (doneBytes: number, allBytes: number) => void): Promise<Reclaimed> {
+    return this.#reclaimer.reclaimAll(onProgress);
   }
 
   /**
