@@ -1,4 +1,5 @@
 /** `elasticdrive check`: checks a volume and says, in lines for people, what was found. */
+import type { BucketCounts } from "./bucket/counting_bucket.ts";
 import type { RetryingBucket } from "./bucket/retrying_bucket.ts";
 import type { Clock } from "./clock.ts";
 import type { Logger } from "./logger.ts";
@@ -9,6 +10,8 @@ import type { Host } from "./volume/lease.ts";
 
 export interface CheckSurroundings {
   host: Host;
+  /** What the bucket's requests are counted in. */
+  counts: BucketCounts;
   clock: Clock;
   logger: Logger;
   /** If it is, progress is a bar. */
@@ -26,7 +29,7 @@ export async function checkAndReport(
   bucket: RetryingBucket,
   around: CheckSurroundings,
 ): Promise<boolean> {
-  const { host, clock, print } = around;
+  const { host, clock, counts, print } = around;
   const reading = await ReadingProgress.begin(around);
   const check = await VolumeCheck.begin(bucket, host, clock, reading.onReading)
     .finally(() => reading[Symbol.dispose]());
@@ -35,8 +38,8 @@ export async function checkAndReport(
   const seconds = await readAll(check, around);
   describeVolume(bucket.name, check).forEach(print);
   if (check.state) {
-    const { gets, bytesDown } = bucket.stats;
-    print(`read: ${showBytes(bytesDown)} in ${gets} GETs and ${seconds.toFixed(1)} s`);
+    const { bytes, requests } = counts.get;
+    print(`read: ${showBytes(bytes)} in ${requests} GETs and ${seconds.toFixed(1)} s`);
   }
   for (const { what, ranges } of check.findings) {
     print(`damaged: ${what}`);

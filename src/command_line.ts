@@ -3,7 +3,9 @@ import { parseArgs } from "@std/cli/parse-args";
 import manifest from "../deno.json" with { type: "json" };
 import { UsageError } from "./errors.ts";
 
-export const HELP = `ElasticDrive ${manifest.version}: a disk in an S3 bucket, served over NBD
+export const VERSION = manifest.version;
+
+export const HELP = `ElasticDrive ${VERSION}: a disk in an S3 bucket, served over NBD
 
 usage: elasticdrive [-c FILE] [--takeover]     serve the drive
        elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
@@ -22,8 +24,6 @@ usage: elasticdrive [-c FILE] [--takeover]     serve the drive
 Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
 Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
 writer, 4 stopped with data not stored.`;
-
-export const VERSION_LINE = `elasticdrive ${manifest.version}`;
 
 const WORDS = ["check", "check-config", "attach", "detach"] as const;
 
