@@ -14,7 +14,16 @@ import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
-import { HELP, readCommandLine, VERSION } from "./src/command_line.ts";
+import {
+  EXIT_CLEAN,
+  EXIT_DAMAGED,
+  EXIT_FENCED,
+  EXIT_NOT_STORED,
+  EXIT_REFUSED,
+  HELP,
+  readCommandLine,
+  VERSION,
+} from "./src/command_line.ts";
 import {
   defaultSettings,
   describe,
@@ -27,12 +36,14 @@ import {
 } from "./src/config.ts";
 import { STATUS_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
+import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";
 import { LocalHost, runtimeDirectory } from "./src/host.ts";
 import { JournalFolder } from "./src/journal/journal_folder.ts";
 import { JournaledDevice } from "./src/journal/journaled_device.ts";
 import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
+import { infoJson, showInfo } from "./src/info.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
@@ -40,17 +51,13 @@ import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
 import { RequestCounts } from "./src/nbd/request_counts.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
-import { Progress, type ProgressOptions, showBytes } from "./src/progress.ts";
+import { type ProgressOptions, showBytes } from "./src/progress.ts";
 import { ReadingProgress } from "./src/reading_progress.ts";
+import { reclaimAndReport, reclaimOnSignal } from "./src/reclaim.ts";
 import { StatusServer } from "./src/status/server.ts";
 import { statusOf } from "./src/status/status.ts";
+import { describeVolume } from "./src/volume/description.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
-
-const EXIT_CLEAN = 0;
-const EXIT_DAMAGED = 1;
-const EXIT_REFUSED = 2;
-const EXIT_FENCED = 3;
-const EXIT_NOT_STORED = 4;
 
 interface LoadedSettings {
   settings: Settings;
@@ -231,7 +238,10 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   for (const listener of listeners) server.serve(listener, isTcp(listener) ? tls : undefined);
   const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
-  drainOnSignal(server, volume, logger, () => manager.stopping(condition)).then(ended.resolve);
+  reclaimOnSignal(volume, logger);
+  drainOnSignal(server, volume, progressOptions(logger), () => manager.stopping(condition)).then(
+    ended.resolve,
+  );
   const journalBytes = journaled ? settings.cacheStripes * volume.info.stripeBytes : 0;
   const memory = memoryBytesMax(options, volume.info) + journalBytes;
   logger.info(
@@ -275,65 +285,52 @@ async function check(
   logger: Logger,
   print: (line: string) => void,
 ): Promise<number> {
-  using cleanUp = new DisposableStack();
-  const host = new LocalHost(systemClock, logger);
-  cleanUp.defer(() => host.close());
-  const counts = new BucketCounts();
-  const bucket = await openBucket(settings, counts, logger, false);
-  cleanUp.defer(() => bucket.close());
-  const around = { ...progressOptions(logger), host, counts, print };
-  return await checkAndReport(bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
+  using place = await openPlace(settings, logger);
+  const around = { ...progressOptions(logger), ...place, print };
+  return await checkAndReport(place.bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
 }
 
-/** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
-async function drainOnSignal(
-  server: NbdServer,
-  volume: Volume,
+async function info(settings: Settings, logger: Logger, asJson: boolean): Promise<string> {
+  using place = await openPlace(settings, logger);
+  const { bucket, host } = place;
+  const about = await describeVolume(bucket, host, systemClock);
+  if (asJson) return infoJson(bucket.name, about);
+  return showInfo(bucket.name, about, systemClock.now()).join("\n");
+}
+
+async function reclaim(
+  settings: Settings,
   logger: Logger,
-  onBegin: () => void,
-): Promise<number> {
-  const signals = ["SIGTERM", "SIGINT"] as const;
-  const next = () =>
-    new Promise<void>((resolve) => {
-      const listener = () => {
-        for (const signal of signals) Deno.removeSignalListener(signal, listener);
-        resolve();
-      };
-      for (const signal of signals) Deno.addSignalListener(signal, listener);
-    });
-  await next();
-  onBegin();
-  const second = next();
-  using progress = await Progress.begin("stopping", progressOptions(logger));
-  const end = (result: string) => {
-    progress[Symbol.dispose]();
-    logger.info(`stopped after ${progress.seconds.toFixed(1)} s: ${result}`);
-  };
-  const drained = (async () => {
-    await server.close();
-    let most = 0;
-    await volume.close((unstoredBytes) => {
-      most = Math.max(most, unstoredBytes);
-      progress.update(most - unstoredBytes, most);
-    });
-    end("everything is stored");
-    return EXIT_CLEAN;
-  })();
-  const givenUp = second.then(() => {
-    end(`given up: ${volume.unstoredBytes} bytes were not stored`);
-    return EXIT_NOT_STORED;
-  });
-  return await Promise.race([drained, givenUp]).catch((error) => {
-    if (error instanceof FencedError) return EXIT_FENCED;
-    logger.error(`${volume.unstoredBytes} bytes were not stored: ${messageOf(error)}`);
-    return EXIT_NOT_STORED;
-  });
+  print: (line: string) => void,
+): Promise<void> {
+  using place = await openPlace(settings, logger);
+  const { bucket, host } = place;
+  const around = { ...progressOptions(logger), host, chance: systemChance, print };
+  const options = { ...settings, takeover: false };
+  await reclaimAndReport(bucket, options, { ...around, interrupted: nextSignal() });
+}
+
+/** What a command needs that works on the bucket, not through a drive. */
+async function openPlace(settings: Settings, logger: Logger) {
+  const host = new LocalHost(systemClock, logger);
+  const counts = new BucketCounts();
+  try {
+    const bucket = await openBucket(settings, counts, logger, false);
+    const close = () => {
+      bucket.close();
+      host.close();
+    };
+    return { host, counts, bucket, [Symbol.dispose]: close };
+  } catch (error) {
+    host.close();
+    throw error;
+  }
 }
 
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, device, config, takeover, force } = readCommandLine(args);
+  const { command, device, config, takeover, force, json } = readCommandLine(args);
   const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
   if (command === "help") return print(HELP), EXIT_CLEAN;
   if (command === "version") return print(`elasticdrive ${VERSION}`), EXIT_CLEAN;
@@ -345,6 +342,8 @@ async function main(args: string[]): Promise<number> {
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
   if (command === "check") return await check(settings, logger, print);
+  if (command === "info") return print(await info(settings, logger, json)), EXIT_CLEAN;
+  if (command === "reclaim") return await reclaim(settings, logger, print), EXIT_CLEAN;
   if (command === "attach") {
     return print(await attach(device, settings, systemClock)), EXIT_CLEAN;
   }

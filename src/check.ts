@@ -3,7 +3,7 @@ import type { BucketCounts } from "./bucket/counting_bucket.ts";
 import type { RetryingBucket } from "./bucket/retrying_bucket.ts";
 import type { Clock } from "./clock.ts";
 import type { Logger } from "./logger.ts";
-import { Progress, showBytes } from "./progress.ts";
+import { Progress, showBytes, showCount } from "./progress.ts";
 import { ReadingProgress } from "./reading_progress.ts";
 import { type DiskRange, VolumeCheck, type Weight } from "./volume/check.ts";
 import type { Host } from "./volume/lease.ts";
@@ -83,27 +83,23 @@ function describeVolume(name: string, check: VolumeCheck): string[] {
   );
   if (foreign.length > 0) {
     const some = foreign.slice(0, 3).join(", ") + (foreign.length > 3 ? ", ..." : "");
-    lines.push(`not of this volume: ${count(foreign.length, "object")} (${some})`);
+    lines.push(`not of this volume: ${showCount(foreign.length, "object")} (${some})`);
   }
   return lines;
 }
 
 function verdict({ findings, state, isSound }: VolumeCheck): string {
   if (isSound) return "sound: everything is as it was written";
-  const found = count(findings.length, "finding");
+  const found = showCount(findings.length, "finding");
   if (!state) return `damaged: ${found}; the volume can't be opened`;
   const bytes = findings.flatMap(({ ranges }) => ranges).reduce((sum, r) => sum + r.length, 0);
   return `damaged: ${found}; ${showBytes(bytes)} of the disk can't be read`;
 }
 
 function describe({ objects, bytes }: Weight): string {
-  return `${count(objects, "object")}, ${showBytes(bytes)}`;
+  return `${showCount(objects, "object")}, ${showBytes(bytes)}`;
 }
 
 function describeRange({ offset, length }: DiskRange): string {
   return `  bytes ${offset} to ${offset + length - 1} of the disk (${showBytes(length)})`;
-}
-
-function count(n: number, what: string): string {
-  return `${n} ${what}${n === 1 ? "" : "s"}`;
 }

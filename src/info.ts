@@ -1,5 +1,5 @@
 /** `elasticdrive info`: what a volume is and what is in its bucket, in lines for people or as JSON. */
-import { showBytes, showSeconds } from "./progress.ts";
+import { showBytes, showCount, showSeconds } from "./progress.ts";
 import type { Tenancy } from "./volume/lease.ts";
 import type { VolumeDescription } from "./volume/description.ts";
 
@@ -33,29 +33,23 @@ export function showInfo(name: string, about: VolumeDescription, nowMs: number):
   } else {
     rows.push(["lease", "none: the drive was never open"]);
   }
+  const stored = `${showBytes((checkpoint?.segments.bytes ?? 0) + newer.bytes)} in ` +
+    showCount((checkpoint?.segments.objects ?? 0) + newer.objects, "segment");
   if (checkpoint) {
-    const { seq, epoch, segments, storedBytes, liveBytes, mapBytes } = checkpoint;
-    const garbage = storedBytes === 0 ? 0 : (storedBytes - liveBytes) / storedBytes * 100;
+    const { seq, epoch, mapBytes, liveBytes } = checkpoint;
     rows.push(
       ["checkpoint", `${seq} of epoch ${epoch}, with a map of ${showBytes(mapBytes)}`],
       ["live", `${showBytes(liveBytes)}, as of checkpoint ${seq}`],
-      [
-        "stored",
-        `${showBytes(storedBytes)} in ${count(segments, "segment")}, ` +
-        `${garbage.toFixed(1)} % of it garbage, as of checkpoint ${seq}`,
-      ],
+      ["stored", `${stored}; ${showBytes(newer.bytes)} of it since checkpoint ${seq}`],
     );
   } else {
-    rows.push(["checkpoint", "none yet: what is live is not known"]);
+    rows.push(["checkpoint", "none yet, so what is live is not known"], ["stored", stored]);
   }
-  rows.push(
-    ["since then", `${showBytes(newer.storedBytes)} in ${count(newer.segments, "segment")}`],
-    [
-      "objects",
-      `${objects.all}: ${objects.log} of the log, ${objects.map} of maps, ` +
-      `${count(objects.checkpoints, "checkpoint")}`,
-    ],
-  );
+  rows.push([
+    "objects",
+    `${objects.all}: ${objects.log} of the log, ${objects.map} of maps, ` +
+    showCount(objects.checkpoints, "checkpoint"),
+  ]);
   for (const what of unreadable) rows.push(["damaged", `${what}; "elasticdrive check" says more`]);
   return rows.map(([label, text]) => `${label.padEnd(11)} ${text}`);
 }
@@ -71,8 +65,4 @@ export function infoJson(name: string, about: VolumeDescription): string {
     lease: tenancy.state,
   };
   return JSON.stringify({ name, ...info, writer, checkpoint, newer, objects, unreadable }, null, 2);
-}
-
-function count(n: number, what: string): string {
-  return `${n} ${what}${n === 1 ? "" : "s"}`;
 }

@@ -31,6 +31,11 @@ export function showSeconds(seconds: number): string {
   return parts.join(" ");
 }
 
+/** "1 segment", "12 segments". */
+export function showCount(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? "" : "s"}`;
+}
+
 export interface ProgressOptions {
   clock: Clock;
   logger: Logger;

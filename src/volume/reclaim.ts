@@ -44,9 +44,10 @@ interface Excess {
   segments: number;
 }
 
-/** What a request came to; bytes are those of segments. */
+/** What a request came to: what there is now, and how much less that is. */
 export interface Reclaimed extends SegmentUse {
-  /** Less than before; what clients have stored meanwhile is taken off. */
+  segments: number;
+  /** What clients have stored meanwhile is taken off. */
   freedBytes: number;
 }
 
@@ -120,8 +121,8 @@ export class Reclaimer {
    * @param onProgress told how much of what has to move has moved
    */
   async reclaimAll(onProgress: (doneBytes: number, allBytes: number) => void): Promise<Reclaimed> {
-    const { total } = this.#contents.map;
-    const storedBytes = total.storedBytes;
+    const { total, segments } = this.#contents.map;
+    const before = total.storedBytes;
     this.#isRequested = true;
     this.#endRest?.();
     while (this.#running) await this.#running;
@@ -129,7 +130,7 @@ export class Reclaimer {
     this.#running = moving.catch(() => {}).finally(() => this.#running = null);
     await moving;
     this.#contents.assertAlive();
-    return { ...total, freedBytes: storedBytes - total.storedBytes };
+    return { ...total, segments: segments.size, freedBytes: before - total.storedBytes };
   }
 
   /** No round begins any more; resolves when the one under way has ended. */
