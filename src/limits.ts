@@ -233,6 +233,13 @@ export const CONNECTION_BYTES_MAX = RECEIVE_BUFFER_BYTES + 2 * REPLY_BUFFER_BYTE
 /** Deno with this program loaded, and what it has collected but not yet given back. */
 export const RUNTIME_BYTES = 256 * MIB;
 
+// ---- people
+
+/** Long work says so often how far it is, where that is not a terminal. */
+export const PROGRESS_LINE_MS = 5_000;
+/** An opening that takes no longer says nothing. */
+export const OPENING_QUIET_MS = 2_000;
+
 // ---- systemd
 
 /** What the service does is told this often, if it has changed; a drain that goes on as often. */
