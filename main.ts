@@ -32,16 +32,21 @@ import { JournaledDevice } from "./src/journal/journaled_device.ts";
 import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
+import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
-import { type Logger, stderrLogger } from "./src/logger.ts";
+import { type Logger, oneLine, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { DrainProgress, showBytes } from "./src/progress.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
 
+leaveNoCore();
+
 const EXIT_CLEAN = 0;
 const EXIT_DAMAGED = 1;
+/** Of a running drive. */
+const EXIT_UNCAUGHT = 1;
 const EXIT_REFUSED = 2;
 const EXIT_FENCED = 3;
 const EXIT_NOT_STORED = 4;
@@ -357,16 +362,27 @@ async function main(args: string[]): Promise<number> {
     loadTls(settings);
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
-  if (command === "check") return await check(settings, logger, print);
+  if (command === "check") {
+    // it names objects, which may be called anything
+    return await check(settings, logger, (line) => print(oneLine(line)));
+  }
   if (command === "attach") {
     return print(await attach(device, settings, systemClock)), EXIT_CLEAN;
   }
   if (command === "detach") {
     return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
   }
-  return await serve(settings, takeover, logger);
+  return await serve(settings, takeover, logger).finally(logger.flush);
 }
 
+/** One line, like any other; an end that is started again, as the runtime's own would be. */
+function endUncaught(error: unknown): never {
+  stderrLogger(false).error(`this should not happen: ${(error as Error)?.stack ?? error}`);
+  Deno.exit(EXIT_UNCAUGHT);
+}
+
+addEventListener("error", ({ error }) => endUncaught(error));
+addEventListener("unhandledrejection", ({ reason }) => endUncaught(reason));
 try {
   Deno.exit(await main(Deno.args));
 } catch (error) {
