@@ -20,6 +20,7 @@ import {
   EXIT_FENCED,
   EXIT_NOT_STORED,
   EXIT_REFUSED,
+  EXIT_UNCAUGHT,
   HELP,
   readCommandLine,
   VERSION,
@@ -45,8 +46,9 @@ import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts
 import { attach, detach } from "./src/linux/attach.ts";
 import { infoJson, showInfo } from "./src/info.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
+import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
-import { type Logger, stderrLogger } from "./src/logger.ts";
+import { type Logger, oneLine, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
 import { RequestCounts } from "./src/nbd/request_counts.ts";
@@ -58,6 +60,8 @@ import { StatusServer } from "./src/status/server.ts";
 import { statusOf } from "./src/status/status.ts";
 import { describeVolume } from "./src/volume/description.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
+
+leaveNoCore();
 
 interface LoadedSettings {
   settings: Settings;
@@ -342,7 +346,10 @@ async function main(args: string[]): Promise<number> {
     loadTls(settings);
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
-  if (command === "check") return await check(settings, logger, print);
+  if (command === "check") {
+    // it names objects, which may be called anything
+    return await check(settings, logger, (line) => print(oneLine(line)));
+  }
   if (command === "info") return print(await info(settings, logger, json)), EXIT_CLEAN;
   if (command === "reclaim") return await reclaim(settings, logger, print), EXIT_CLEAN;
   if (command === "attach") {
@@ -351,9 +358,17 @@ async function main(args: string[]): Promise<number> {
   if (command === "detach") {
     return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
   }
-  return await serve(settings, takeover, logger);
+  return await serve(settings, takeover, logger).finally(logger.flush);
 }
 
+/** One line, like any other; an end that is started again, as the runtime's own would be. */
+function endUncaught(error: unknown): never {
+  stderrLogger(false).error(`this should not happen: ${(error as Error)?.stack ?? error}`);
+  Deno.exit(EXIT_UNCAUGHT);
+}
+
+addEventListener("error", ({ error }) => endUncaught(error));
+addEventListener("unhandledrejection", ({ reason }) => endUncaught(reason));
 try {
   Deno.exit(await main(Deno.args));
 } catch (error) {

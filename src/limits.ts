@@ -240,6 +240,23 @@ export const PROGRESS_LINE_MS = 5_000;
 /** An opening that takes no longer says nothing. */
 export const OPENING_QUIET_MS = 2_000;
 
+// ---- the log
+
+/** Lines of one kind that are shown before the rest is counted: enough to see what they have in common. */
+export const LOG_FIRST_LINES = 3;
+/** What was counted is said this often. */
+export const LOG_WINDOW_MS = 60_000;
+/** Things that a kind's lines were about and that are not said again; a bad place that is read on and on is one. */
+export const LOG_KNOWN_MAX = 64;
+/** A stack trace fits; what a server or a client sends may be of any length. */
+export const LOG_LINE_CHARS_MAX = 4096;
+/** Shorter ones would be found in every other word. */
+export const SECRET_CHARS_MIN = 8;
+/** Of an access key's id, which tell it from others. */
+export const KEY_ID_SHOWN_CHARS = 4;
+/** Keys that were rotated are forgotten in time: each takes a look at every line. Three a key, each in up to three forms. */
+export const SECRETS_KEPT_MAX = 36;
+
 // ---- systemd
 
 /** What the service does is told this often, if it has changed; a drain that goes on as often. */

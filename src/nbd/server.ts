@@ -151,7 +151,8 @@ export class NbdServer {
         this.#admit(await listener.accept(), tls);
       } catch (error) {
         if (this.#closing !== undefined) return;
-        this.#logger.warn(`accepting a connection failed: ${messageOf(error)}`);
+        const text = messageOf(error);
+        this.#logger.warn(`accepting a connection failed: ${text}`, "accept", text);
         await sleep(this.#clock, ACCEPT_RETRY_MS);
       }
     }
@@ -180,7 +181,8 @@ export class NbdServer {
   }
 
   #refuse(socket: Socket): void {
-    this.#logger.warn(`a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`);
+    const text = `a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`;
+    this.#logger.warn(text, "refused", text);
     closeQuietly(socket);
   }
 
@@ -264,7 +266,7 @@ export class NbdServer {
   /** A client that broke the protocol is worth a line; one that died, or whom we closed, is not. */
   #report(peer: string, error: unknown): void {
     if (error instanceof ProtocolError) {
-      this.#logger.info(`client ${peer} was cut off: ${error.message}`);
+      this.#logger.info(`client ${peer} was cut off: ${error.message}`, "cut off", error.message);
     } else {
       this.#logger.debug(() => `the connection to client ${peer} broke: ${messageOf(error)}`);
     }

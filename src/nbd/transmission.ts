@@ -363,7 +363,8 @@ export class Transmission implements Predecessor {
   /** Logs what the device threw, and says what to answer. */
   #failed(what: string, error: unknown): NbdError {
     const text = messageOf(error);
-    this.#logger.error(`${what}: ${text}`);
+    // one bad place may be read in many ways, and on and on
+    this.#logger.error(`${what}: ${text}`, `failed, ${(error as Error).name}`, text);
     return deviceError(text);
   }
 

@@ -386,7 +386,8 @@ export class Volume implements BlockDevice {
       return true;
     } catch (error) {
       // the log has everything a checkpoint has: opening takes longer, nothing is lost
-      this.#logger.warn(`checkpoint ${seq} not stored: ${messageOf(error)}`);
+      const text = messageOf(error);
+      this.#logger.warn(`checkpoint ${seq} not stored: ${text}`, "checkpoint", text);
       return false;
     }
   }

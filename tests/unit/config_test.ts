@@ -204,6 +204,13 @@ Deno.test("no error message shows a secret, however it is written wrong", () => 
     `${id}\nAWS_SECRET_KEY=${secret}`,
     `${id}\nAWS_SECRET_ACCESS_KEY=${secret}\nAWS_SECRET_ACCESS_KEY=${secret}`,
     `AWS_SECRET_ACCESS_KEY=${secret}`,
+    `STRIPE=${secret}`,
+    `PREFIX=/${secret}`,
+    `ENDPOINT=https://me:${secret.slice(0, 20)}@s3.example.com`,
+    `ENDPOINT=https://s3.example.com/?X-Amz-Signature=${secret.slice(0, 20)}`,
+    `${secret}=`,
+    `[${secret}]`,
+    `AWS_SECRET_ACCESS_KEY${secret}=1`,
   ];
   for (const text of wrong) {
     const message = mistakesOf(withBucket(text)).join("\n");
@@ -217,8 +224,10 @@ Deno.test("an ENDPOINT is an http or https URL, and makes path style the default
   for (const text of ["s3.example.com", "localhost:9000", "ftp://h", "http://", "http://a b"]) {
     assertRefused("endpoint", text);
   }
-  for (const text of ["http://user:pass@h", "http://h/?a=b", "http://h/#x"]) {
-    assertRefused("endpoint", text);
+  assertRefused("endpoint", "http://h/#x");
+  for (const text of ["http://user:pass@h", "http://h/?a=b"]) {
+    const [mistake] = mistakesOf(withBucket(`ENDPOINT=${text}`));
+    assert(mistake.startsWith("config.ini:3: ENDPOINT can't be what it is (not shown); "), mistake);
   }
   assertEquals(settingsOf(withBucket("ENDPOINT=http://h")).pathStyle, true);
   assertEquals(settingsOf(withBucket("ENDPOINT=http://h\nPATH_STYLE=no")).pathStyle, false);
