@@ -117,7 +117,8 @@ export class StatusServer {
   }
 
   #failed(error: unknown): Response {
-    this.#logger.warn(`a status request failed: ${messageOf(error)}`);
+    const reason = messageOf(error);
+    this.#logger.warn(`a status request failed: ${reason}`, "status", reason);
     return text(500, "this should not happen; the log says more");
   }
 }
