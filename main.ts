@@ -51,7 +51,7 @@ import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, oneLine, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
-import { RequestCounts } from "./src/nbd/request_counts.ts";
+import { RequestCounts, traceTo } from "./src/nbd/request_counts.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { type ProgressOptions, showBytes } from "./src/progress.ts";
 import { ReadingProgress } from "./src/reading_progress.ts";
@@ -227,7 +227,10 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   isHeld = true;
   bucket.startServing();
   const journaled = folder && await openJournal(volume, folder, settings.cacheStripes, logger);
-  const requestCounts = new RequestCounts(systemClock);
+  const requestCounts = new RequestCounts(
+    systemClock,
+    settings.debug ? traceTo(logger) : undefined,
+  );
   const server = new NbdServer(journaled ?? volume, {
     exportName: volumeName(settings),
     description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),

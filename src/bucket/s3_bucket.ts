@@ -62,7 +62,7 @@ export class S3Bucket implements Bucket {
     this.#prefix = normalisePrefix(options.prefix);
     this.name = nameOf(options);
     this.#options = options;
-    const handler = new FetchHandler();
+    const handler = new FetchHandler(deps.clock, deps.logger);
     this.#client = createClient(options, handler);
     this.#direct = new DirectRequests(this.#client, handler, deps.clock);
     this.#logger = deps.logger;
@@ -210,7 +210,8 @@ export class S3Bucket implements Bucket {
       await createBucket(this.#client, this.#options.bucket, signal).catch(async (error) => {
         // Other servers know no regions, or others: there REGION is but a word of the signature.
         if (codeOf(error) !== "InvalidLocationConstraint" || !this.#options.endpoint) throw error;
-        const client = createClient({ ...this.#options, region: "us-east-1" });
+        const handler = new FetchHandler(this.#place.clock, this.#logger);
+        const client = createClient({ ...this.#options, region: "us-east-1" }, handler);
         await createBucket(client, this.#options.bucket, signal).finally(() => client.destroy());
       });
       this.#logger.info(`created bucket ${this.#options.bucket} (${this.#place.name})`);

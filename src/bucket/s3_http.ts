@@ -7,7 +7,10 @@
  * "connection error". `fetch` reports each of these (tests/s3/s3_faults_test.ts). Not by the SDK's FetchHttpHandler,
  * because it follows redirects, which are signed for another host, and has no pool to close.
  */
+import { type Clock, systemClock } from "../clock.ts";
+import { messageOf } from "../errors.ts";
 import { S3_IDLE_SOCKETS_MAX } from "../limits.ts";
+import { type Logger, silentLogger } from "../logger.ts";
 
 /** The parts that are used here of what the SDK hands over. */
 export interface SdkRequest {
@@ -36,12 +39,19 @@ export interface HandleOptions {
 }
 
 export class FetchHandler {
+  readonly #clock: Clock;
+  readonly #logger: Logger;
   readonly metadata = { handlerProtocol: "http/1.1" };
   readonly #pool = Deno.createHttpClient({
     poolMaxIdlePerHost: S3_IDLE_SOCKETS_MAX,
     // One connection a request under way: over a single one they would share its losses.
     http2: false,
   });
+
+  constructor(clock = systemClock, logger = silentLogger) {
+    this.#clock = clock;
+    this.#logger = logger;
+  }
 
   /** One request. The signal ends it at any time, its body included, and closes its connection. */
   async fetch(
@@ -51,7 +61,13 @@ export class FetchHandler {
     body: unknown,
     signal?: AbortSignal,
   ): Promise<Response> {
-    return await fetch(url, {
+    const begunMs = this.#clock.monotonic();
+    const trace = (outcome: number | string) =>
+      this.#logger.debug(() => {
+        const ms = this.#clock.monotonic() - begunMs;
+        return `${method} ${url}: ${outcome}, ${ms.toFixed(1)} ms`;
+      });
+    const answer = fetch(url, {
       method,
       // Without it `fetch` offers gzip, and what it unpacks has another length than was announced.
       headers: { ...headers, "accept-encoding": "identity" },
@@ -60,6 +76,8 @@ export class FetchHandler {
       signal,
       client: this.#pool,
     });
+    answer.then(({ status }) => trace(status), (error) => trace(messageOf(error)));
+    return await answer;
   }
 
   /** One request of the SDK's; or what it came to already, if it was sent without the SDK. */

@@ -293,8 +293,7 @@ export class Transmission implements Predecessor {
       const what = describe(request);
       const unanswered = this.#counts.begun(request);
       const failed = (error: unknown) => {
-        unanswered.isFailed = true;
-        return this.#failed(what, error);
+        return unanswered.error = this.#failed(what, error);
       };
       this.#answerLater(unanswered, this.#reads.later(request, failed));
     }
@@ -318,8 +317,8 @@ export class Transmission implements Predecessor {
       reply = new Uint8Array(SIMPLE_REPLY_BYTES);
       encodeSimpleReply(new DataView(reply.buffer), 0, NBD_OK, cookie);
     } catch (error) {
-      unanswered.isFailed = true;
-      reply = this.#errorReply(cookie, this.#failed(what, error));
+      unanswered.error = this.#failed(what, error);
+      reply = this.#errorReply(cookie, unanswered.error);
     }
     this.#replies.add(reply, () => this.#inFlight.releaseBytes(this.#share, heldBytes));
   }
@@ -339,7 +338,6 @@ export class Transmission implements Predecessor {
     if (!this.#reader.dropPayload()) return Progress.Incomplete;
     const progress = this.#replyError(request, refusal);
     if (progress !== Progress.Served) return progress;
-    this.#logger.debug(() => `refused, ${refusal.text}: ${describe(request)}`);
     this.#reader.finish();
     return progress;
   }
@@ -352,7 +350,7 @@ export class Transmission implements Predecessor {
 
   #replyError(request: Request, error: NbdError): Progress {
     if (!this.#replies.tryAdd(this.#errorReply(request, error))) return Progress.Stalled;
-    this.#counts.failed(request);
+    this.#counts.failed(request, error);
     return Progress.Served;
   }
 

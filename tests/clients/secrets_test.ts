@@ -98,7 +98,7 @@ async function liveThrough(source: Source, server: MemoryS3, s3: EchoingS3): Pro
   await scratch.write(
     "config.ini",
     `[s3]\n${source.config}BUCKET=kept\nENDPOINT=${s3.endpoint}\nVOLUMESIZE=16M\n` +
-      `[server]\nsocket=nbd.sock\ndebug=1\niotimeout=0.3\nflushafter=0.2\njournal=journal\n`,
+      `[server]\nsocket=nbd.sock\ndebug=1\niotimeout=0.3\nstatus=127.0.0.1:0\nflushafter=0.2\njournal=journal\n`,
   );
   const elasticdrive = async (...args: string[]) => {
     const options = { cwd: scratch.path, env };
@@ -129,21 +129,34 @@ async function liveThrough(source: Source, server: MemoryS3, s3: EchoingS3): Pro
     return runProgram("qemu-io", args);
   };
   assertEquals((await io("write -P 7 0 1M", "flush", "write -P 8 1M 1M")).code, 0);
+  await drive.says(/debug: write of 1048576 bytes at 0, flags 0x1: done, [\d.]+ ms$/);
+  await drive.says(/debug: PUT http:.*\/kept\/log\/\d+: 200, [\d.]+ ms$/);
   const from = drive.lines.length;
   s3.answers = "refusals";
   const failed = await io("write -P 9 2M 64K", "flush");
   assertStringIncludes(failed.stdout + failed.stderr, "error");
   await drive.says(/does not serve: .*SignatureDoesNotMatch/, from);
+  await drive.says(/debug: PUT http:.*: 403, [\d.]+ ms$/, from);
+  await drive.says(/debug: flush of 0 bytes at 0: errno 5, no answer .*, [\d.]+ ms$/, from);
   said += failed.stdout + failed.stderr + await elasticdrive("attach", "/dev/nbd0") +
-    await elasticdrive("check-config") + await elasticdrive("check");
+    await elasticdrive("check-config") + await elasticdrive("check") + await statusText(drive);
   s3.answers = "passed on";
   await drive.says(/serves again/, from);
+  said += await statusText(drive);
   await drive.kill();
   said += drive.stderr + await elasticdrive("check");
   if (source.config) assertStringIncludes(said, `AWS_ACCESS_KEY_ID = ****${KEY_ID.slice(-4)} `);
   assertNoSecret(said + bytesBelow(scratch.path, HAVE_SECRETS), s3.proofs);
   assert(s3.proofs.size > 10, "nothing was signed");
   await server.forget("kept");
+}
+
+/** All that the status service answers. */
+async function statusText(drive: Drive): Promise<string> {
+  const url = (await drive.says(/: status: /)).split(": status: ")[1];
+  const paths = ["", "metrics", "status.json", "healthz"];
+  const answers = await Promise.all(paths.map((path) => fetch(url + path)));
+  return (await Promise.all(answers.map((answer) => answer.text()))).join("\n");
 }
 
 Deno.test("no secret is in what is said of a wrong configuration", async () => {
