@@ -31,6 +31,7 @@ import { JournalFolder } from "./src/journal/journal_folder.ts";
 import { JournaledDevice } from "./src/journal/journaled_device.ts";
 import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
+import { directSockets } from "./src/linux/direct_socket.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
@@ -253,6 +254,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     exportName: volumeName(settings),
     description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),
     readOnly: settings.readOnly,
+    open: directSockets(),
     clock: systemClock,
     logger,
   });

@@ -34,6 +34,8 @@ export interface ServerOptions {
   description: string;
   /** Writes, trims and zeroes are refused. */
   readOnly?: boolean;
+  /** What a connection in clear is read and written by, if not by itself; it is told every one when it is accepted. */
+  open?: (conn: Deno.Conn) => Socket;
   clock: Clock;
   logger: Logger;
 }
@@ -53,6 +55,7 @@ export class NbdServer {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #offered: Export;
+  readonly #open: (conn: Deno.Conn) => Socket;
   readonly #inFlight = new InFlight();
   readonly #listeners = new Map<Deno.Listener, Promise<void>>();
   readonly #connections = new Set<Connection>();
@@ -62,6 +65,7 @@ export class NbdServer {
     this.#device = device;
     this.#clock = options.clock;
     this.#logger = options.logger;
+    this.#open = options.open ?? ((conn) => conn);
     this.#offered = {
       name: options.exportName,
       description: options.description,
@@ -134,7 +138,7 @@ export class NbdServer {
       closeQuietly(haggling[0].socket);
     }
     const connection: Connection = {
-      socket: tls === undefined ? conn : new TlsSocket(conn, tls),
+      socket: tls === undefined ? this.#open(conn) : new TlsSocket(conn, tls),
       transmission: undefined,
       gaveWay: false,
       gone: Promise.resolve(),
