@@ -45,6 +45,7 @@ import { JournaledDevice } from "./src/journal/journaled_device.ts";
 import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
 import { infoJson, showInfo } from "./src/info.ts";
+import { directSockets } from "./src/linux/direct_socket.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
 import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
@@ -236,6 +237,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),
     readOnly: settings.readOnly,
     counts: requestCounts,
+    open: directSockets(),
     clock: systemClock,
     logger,
   });
