@@ -1,6 +1,6 @@
 /**
  * GET and PUT of an object without the SDK's middleware, which takes more processor time for 64 KiB than all else of the
- * request together: signed here (AWS Signature Version 4) and sent on the client's own connections.
+ * request together: signed here (AWS Signature Version 4) and sent on connections of our own (http_client.ts).
  *
  * Where the bucket is and what a signature is made out to (region, service) is not decided here, but taken from the
  * requests that the SDK makes: the one that opens the bucket, and any later one that was sent elsewhere. Keys
@@ -10,7 +10,9 @@
 import { createHash, createHmac } from "node:crypto";
 import type { S3Client } from "@aws-sdk/client-s3";
 import type { Clock } from "../clock.ts";
-import { encode, type FetchHandler, type SdkRequest } from "./s3_http.ts";
+import type { HttpClient } from "./http_client.ts";
+import type { HttpAnswer } from "./http_connection.ts";
+import { encode, type SdkRequest } from "./s3_http.ts";
 
 /** What the SDK's requests are made out to. */
 interface Address {
@@ -28,15 +30,18 @@ const NOTHING_SHA256 = sha256("");
 
 export class DirectRequests {
   readonly #client: S3Client;
-  readonly #handler: FetchHandler;
+  readonly #http: Pick<HttpClient, "request" | "isStuck">;
   readonly #clock: Clock;
   #address?: Address;
+  /** `fetch`, and so the SDK, goes by the proxy that these name. */
+  readonly #isProxied = ["http_proxy", "https_proxy", "all_proxy"]
+    .some((name) => Deno.env.get(name) || Deno.env.get(name.toUpperCase()));
   /** The key of a day's signatures, and what it was made from. */
   #signingKey = { madeFrom: "", key: new Uint8Array(0) };
 
-  constructor(client: S3Client, handler: FetchHandler, clock: Clock) {
+  constructor(client: S3Client, http: Pick<HttpClient, "request" | "isStuck">, clock: Clock) {
     this.#client = client;
-    this.#handler = handler;
+    this.#http = http;
     this.#clock = clock;
     client.middlewareStack.add(
       (next) => (args) => {
@@ -49,7 +54,7 @@ export class DirectRequests {
   }
 
   /**
-   * Makes one request, if it is known how; else undefined. The answer's body is still to be read.
+   * Makes one request, if it is known how; else undefined.
    *
    * @param headers their names in lower case
    */
@@ -59,12 +64,16 @@ export class DirectRequests {
     headers: Record<string, string>,
     body: Uint8Array | undefined,
     signal?: AbortSignal,
-  ): Promise<Response | undefined> {
+  ): Promise<HttpAnswer | undefined> {
     const address = this.#address;
-    if (!address) return undefined;
+    if (!address || this.#isProxied || this.#http.isStuck) return undefined;
     const path = `${address.path}/${key.split("/").map(encode).join("/")}`;
     const signed = await this.#sign(address, method, path, headers, body);
-    return await this.#handler.fetch(address.origin + path, method, signed, body, signal);
+    return await this.#http.request(
+      address.origin,
+      { method, path, headers: signed, body },
+      signal,
+    );
   }
 
   /** Adds what a signed request has besides (SigV4, "Create a signed AWS API request"). */
@@ -98,7 +107,6 @@ export class DirectRequests {
       .update(toSign).digest("hex");
     all.authorization = `AWS4-HMAC-SHA256 Credential=${accessKeyId}/${day}/${scope}, ` +
       `SignedHeaders=${signedHeaders}, Signature=${signature}`;
-    delete all.host; // fetch sends it by itself
     return all;
   }
 

@@ -8,6 +8,7 @@
  * because it follows redirects, which are signed for another host, and has no pool to close.
  */
 import { S3_IDLE_SOCKETS_MAX } from "../limits.ts";
+import type { HttpAnswer } from "./http_connection.ts";
 
 /** The parts that are used here of what the SDK hands over. */
 export interface SdkRequest {
@@ -32,7 +33,7 @@ interface SdkResponse {
 export interface HandleOptions {
   abortSignal?: unknown;
   /** Taken for the answer, once: a second request, to where a redirect points, is a real one. */
-  answers?: Response[];
+  answers?: HttpAnswer[];
 }
 
 export class FetchHandler {
@@ -69,8 +70,14 @@ export class FetchHandler {
   ): Promise<{ response: SdkResponse }> {
     const { protocol, hostname, port, path, method, headers, body } = request;
     const url = `${protocol}//${hostname}${port ? `:${port}` : ""}${path}${queryOf(request)}`;
-    const response = options.answers?.pop() ??
-      await this.fetch(url, method, headers, body, options.abortSignal as AbortSignal | undefined);
+    const answer = options.answers?.pop();
+    if (answer) {
+      const { status, reason, headers, body } = answer;
+      const stream = new Blob([body as BlobPart]).stream();
+      return { response: { statusCode: status, reason, headers, body: stream } };
+    }
+    const signal = options.abortSignal as AbortSignal | undefined;
+    const response = await this.fetch(url, method, headers, body, signal);
     return {
       response: {
         statusCode: response.status,
