@@ -5,8 +5,8 @@
  * (The SDK's `maxAttempts: 1` keeps its correction of a wrong clock: it is made when the error is seen, for
  * every later request of the client.) The signal ends a request and closes its connection.
  *
- * Checksums of bodies are left to TLS, to the signature, which covers the body's SHA-256, and to the CRC-32
- * of every record.
+ * Checksums of bodies are left to TLS, over HTTP to the signature, which covers the body's SHA-256, and to the
+ * CRC-32 of every record.
  *
  * ETags are kept without quotes. `If-Match` wants them with, by RFC 9110; Ceph's gateway (radosgw 16, and
  * DigitalOcean Spaces, which is one) compares the header as it stands with the bare ETag and says 412. So

@@ -5,6 +5,7 @@ import { createClient, type S3Options } from "../../../src/bucket/s3_client.ts";
 import type { HttpRequest } from "../../../src/bucket/http_connection.ts";
 import { DirectRequests } from "../../../src/bucket/s3_direct.ts";
 import { FetchHandler } from "../../../src/bucket/s3_http.ts";
+import { sha256, sha256Now } from "../../../src/bucket/sha256.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 
 interface Sent {
@@ -68,14 +69,14 @@ Deno.test("a GET of a range has the signature that AWS's example has", async () 
 });
 
 Deno.test("so has a PUT, with a key that has to be encoded and headers of its own", async () => {
-  const { direct, sent, close } = await opened(EXAMPLE);
+  const { direct, sent, close } = await opened({ ...EXAMPLE, endpoint: "http://s3.amazonaws.com" });
   const body = new TextEncoder().encode("Welcome to Amazon S3.");
   const headers = {
     date: "Fri, 24 May 2013 00:00:00 GMT",
     "x-amz-storage-class": "REDUCED_REDUNDANCY",
   };
   await direct.send("PUT", "test$file.text", headers, body);
-  assertEquals(sent[0].url, "https://examplebucket.s3.amazonaws.com/test%24file.text");
+  assertEquals(sent[0].url, "http://examplebucket.s3.amazonaws.com/test%24file.text");
   assertEquals(
     signatureOf(sent[0]),
     "98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd",
@@ -98,4 +99,25 @@ Deno.test("with a path style the bucket is in the path, and a session's token is
     "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
   );
   close();
+});
+
+Deno.test("over HTTPS a body has a CRC-32 that is signed, and is not signed itself", async () => {
+  const { direct, sent, close } = await opened(EXAMPLE);
+  await direct.send("PUT", "a", {}, new TextEncoder().encode("123456789"));
+  const { headers } = sent[0];
+  assertEquals(headers["x-amz-content-sha256"], "UNSIGNED-PAYLOAD");
+  assertEquals(headers["x-amz-checksum-crc32"], "y/Q5Jg=="); // cbf43926, the check value of CRC-32
+  assertEquals(
+    /SignedHeaders=([^,]*)/.exec(headers.authorization)?.[1],
+    "host;x-amz-checksum-crc32;x-amz-content-sha256;x-amz-date",
+  );
+  close();
+});
+
+Deno.test("a long body is hashed to what a short one would be", async () => {
+  const body = crypto.getRandomValues(new Uint8Array(65536));
+  const long = new Uint8Array(8 * 1024 * 1024);
+  for (let at = 0; at < long.length; at += body.length) long.set(body, at);
+  assertEquals(await sha256(long), sha256Now(long));
+  assertEquals(await sha256(body), sha256Now(body));
 });
