@@ -214,6 +214,18 @@ export const OUTAGE_SILENCE_MS = 10_000;
 export const OUTAGE_REPORT_MS = 30_000;
 /** Connections kept for the next request: what uploads, fetches and checkpoint pages together use. */
 export const S3_IDLE_SOCKETS_MAX = 64;
+/** A connection that has rested for so long is not used again: what lies between may have forgotten it, and would say nothing. */
+export const S3_IDLE_MS_MAX = 15_000;
+/** Status line and headers of an answer; S3's are under 1 KiB. What is read from a connection before its body has a buffer of this size. */
+export const HTTP_HEAD_BYTES_MAX = 16 * KIB;
+/** What one write of a request's body is given. */
+export const HTTP_WRITE_BYTES = 256 * KIB;
+/** What is hashed in another thread: less takes a third of a millisecond, and the way there and back a tenth. */
+export const SHA256_ASIDE_BYTES = 512 * KIB;
+/** A body whose length is not announced: an error in XML. */
+export const HTTP_BODY_BYTES_UNKNOWN_MAX = MIB;
+/** Connections left in a write that does not end. */
+export const HTTP_STUCK_MAX = 16;
 /** A temporary file of a directory bucket older than this belongs to a process that died. */
 export const STALE_TEMP_MS = 3_600_000;
 
