@@ -7,7 +7,8 @@
  *   write, and an fsync too, before anything is stored. Only `--blockCacheSync` makes what was acknowledged
  *   durable, so that is how it runs. Its guards against S3's old eventual consistency (an MD5 cache, a pause
  *   between writes of a block) are off, since they only cost it time. `--directIO` keeps the kernel's
- *   page cache, which the others don't have, out of the way.
+ *   page cache, which the others don't have, out of the way. The kernel lets one write at a time through to a file of
+ *   FUSE, whoever serves it: synchronous writes come one after the other.
  * - nbdkit's memory plugin has no S3 and forgets all at its end: what the client and NBD by themselves cost.
  *
  * Stripe, block and object are 64 KiB, the largest that Debian's nbdkit-S3 takes (its block size must be a minimum
@@ -74,7 +75,7 @@ async function startNbdkitS3(options: DiskOptions): Promise<Contender> {
   const { s3, bucketName, sizeBytes, blockBytes } = options;
   return await startNbdkit([
     // it says that a request has to be an object; it does take less, and then reads, changes and stores the object
-    ...["--filter=blocksize-policy", "S3", "blocksize-minimum=4096"],
+    ...["--filter=blocksize-policy", "S3", "blocksize-minimum=512"],
     `access-key=${s3.accessKeyId}`,
     `secret-key=${s3.secretAccessKey}`,
     `endpoint-url=${s3.endpoint}`,

@@ -12,6 +12,8 @@
  */
 import { parseArgs } from "@std/cli/parse-args";
 import { installPackages } from "../support/debian_packages.ts";
+import { PROGRAM } from "../support/drive.ts";
+import { run } from "../support/programs.ts";
 import { benchBeside } from "./beside.ts";
 import { benchFlush } from "./flush.ts";
 import { benchHot } from "./hot.ts";
@@ -41,14 +43,20 @@ const PARTS: Record<string, () => Promise<Row[]>> = {
 
 /** Debian 12's names, for the peers and what asks them. */
 const PACKAGES = [
-  ...["nbdkit", "nbdkit-plugin-python", "python3-boto3", "s3backer"],
-  ...["fio", "python3-libnbd", "libnbd-bin", "qemu-utils", "e2fsprogs", "fuse3"],
+  ...["nbdkit", "nbdkit-plugin-python", "python3-boto3", "s3backer", "fuse3"],
+  ...["fio", "python3-libnbd", "libnbd-bin", "qemu-utils", "e2fsprogs"],
+];
+/** For the other parts: a real S3 server, certificates, and a library for fio. */
+const MORE_PACKAGES = [
+  ...["ceph-mon", "ceph-osd", "ceph-common", "radosgw", "curl", "openssl", "gcc", "libc6-dev"],
 ];
 /** The first is the one that the targets are for, and that works are done at to which S3 is all the same. */
 const LATENCIES_MS = [README_LATENCY_MS, 0, 100];
 const LOCAL_WORKS = new Set(WORKS.filter(({ isLocal }) => isLocal).map(({ name }) => name));
 const FULL = { rounds: 3, secondsMax: 3, deadlineS: 60 };
 const QUICK = { rounds: 1, secondsMax: 2, deadlineS: 20 };
+
+const COMPILE_S = 600;
 
 function print(text: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
@@ -59,9 +67,15 @@ const { quick, resume, latency, _: words } = parseArgs(Deno.args, {
   string: ["latency"],
 });
 
+/** A program that is there may be one that someone put there to be measured. */
+async function compileIfMissing(): Promise<void> {
+  const made = await Deno.stat(PROGRAM).catch(() => undefined);
+  if (made) return print(`measures ${PROGRAM}, compiled ${made.mtime?.toISOString()}`);
+  await run(Deno.execPath(), ["run", "--allow-all", ".ci/compile.ts"], { deadlineS: COMPILE_S });
+}
+
 /** All works, or some of them, which leave no trace. */
 async function benchPeers(works: string[]): Promise<Row[]> {
-  await installPackages(PACKAGES);
   await using peers = await Peers.start(print);
   const latenciesMs = latency === undefined ? LATENCIES_MS : [Number(latency)];
   const rows: Row[] = [];
@@ -88,6 +102,9 @@ for (const name of parts) {
   const names = [...Object.keys(PARTS), ...WORK_NAMES].join(", ");
   if (!PARTS[name]) throw new Error(`no part "${name}"; there are ${names}`);
 }
+const isOfPeers = parts.every((name) => name === "peers");
+await installPackages(isOfPeers ? PACKAGES : [...PACKAGES, ...MORE_PACKAGES]);
+await compileIfMissing();
 const rows: Row[] = [];
 for (const name of parts) rows.push(...await PARTS[name]());
 if (works.length > 0) rows.push(...await benchPeers(works));

@@ -28,7 +28,7 @@ interface Target {
 const drive = (work: string, value = rate): Part => ({ work, contender: DRIVE, value });
 const bare = (work: string, value = rate): Part => ({ work, contender: BARE, value });
 
-const TARGETS: Target[] = [
+export const TARGETS: Target[] = [
   {
     what: "durable writing in order, to bare PUTs of 8 MiB",
     ours: drive("write-in-order"),

@@ -187,6 +187,7 @@ export const WORKS: Work[] = [
     what: "mkfs.ext4 of 100 GiB",
     figure: "s",
     sizeBytes: EMPTY_BYTES,
+    peerBlockBytes: 4 * KIB,
     perform: async (disk, { deadlineS }, images) =>
       await timed(await dataBytes(await images.empty()), () => formatDisk(disk, deadlineS)),
   },
@@ -195,6 +196,7 @@ export const WORKS: Work[] = [
     what: "the same file system by qemu-img convert",
     figure: "s",
     sizeBytes: EMPTY_BYTES,
+    peerBlockBytes: 4 * KIB,
     perform: async (disk, { deadlineS }, images) => {
       const image = await images.empty();
       return await timed(await dataBytes(image), () => copyIn(image, disk, deadlineS));
