@@ -16,8 +16,8 @@ import type { Contender } from "./contenders.ts";
 import { mount } from "./server_process.ts";
 
 /** Of the real image; as much as this of /usr/share is in it, less what a file system needs. */
-export const IMAGE_BYTES = 192 * MIB;
-const IMAGE_FILES_BYTES = 128 * MIB;
+export const IMAGE_BYTES = 128 * MIB;
+const IMAGE_FILES_BYTES = 80 * MIB;
 export const EMPTY_BYTES = 100 * GIB;
 
 /** What there is to check when the work is done may take longer than the work. */

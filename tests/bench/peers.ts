@@ -3,6 +3,7 @@
  * round after round, each begins anew on what was stored. Beside them, bare requests of the drive's own S3 client.
  *
  * One that fails, or does not get through in time, is left out of the rounds that remain of a work; the others go on.
+ * Nobody waits for ever: a program that asks has its time, and a server that does not end is killed.
  */
 import { GIB } from "../../src/limits.ts";
 import { run, within } from "../support/programs.ts";
@@ -21,8 +22,12 @@ import type { Done } from "./fio.ts";
 import { peakMemoryBytes, processorSeconds } from "./usage.ts";
 import { type Figure, FILLINGS, type Work, type WorkLimits, WORKS } from "./works.ts";
 
+/** Who takes longer for a round of a work has one: its rounds differ by little, and there are others who wait. */
+const SLOW_S = 15;
 /** What is killed at its deadline has so long to be gone. */
 const KILLED_S = 5;
+
+const ERROR_LENGTH_MAX = 2000;
 
 export interface PeersOptions extends WorkLimits {
   latencyMs: number;
@@ -93,7 +98,7 @@ export class Peers implements AsyncDisposable {
       return { work: name, what, figure, contender, rounds: [] };
     });
     for (let round = 0; round < options.rounds; round++) {
-      for (const result of results.filter(({ failure }) => !failure)) {
+      for (const result of results.filter(goesOn)) {
         const bucketName = `${filling ?? name}-${result.contender.toLowerCase()}`;
         const disk = {
           s3: this.#s3,
@@ -105,7 +110,7 @@ export class Peers implements AsyncDisposable {
           result.rounds.push(await this.#measureRound(result.contender, disk, work, options));
         } catch (error) {
           result.failure = reason(error, options.deadlineS);
-          this.#say(`${what}: ${result.contender}: ${error}`);
+          this.#say(`${what}: ${result.contender}: ${text(error)}`);
         }
         await this.#s3.set({ latencyMs: 0 });
         if (!filling) await this.#s3.forget(bucketName);
@@ -167,7 +172,6 @@ export class Peers implements AsyncDisposable {
     const rounds: Round[] = [];
     await this.#s3.set({ latencyMs: options.latencyMs });
     for (let round = 0; round < options.rounds; round++) {
-      await this.#s3.resetCounts();
       const bare: Bare = JSON.parse(
         await run(Deno.execPath(), [
           ...["run", "--lock=deno.lock", "--frozen", "--allow-all"],
@@ -175,7 +179,7 @@ export class Peers implements AsyncDisposable {
           ...[this.#s3.endpoint, work, `${options.secondsMax}`],
         ]),
       );
-      rounds.push(roundOf(bare, await this.#s3.counts()));
+      rounds.push(roundOf(bare));
     }
     await this.#s3.set({ latencyMs: 0 });
     return { work, what, figure, contender: BARE, rounds };
@@ -187,26 +191,38 @@ export class Peers implements AsyncDisposable {
   }
 }
 
+function goesOn({ rounds, failure }: Result): boolean {
+  return failure === undefined && !rounds.some(({ seconds }) => seconds > SLOW_S);
+}
+
 /** For the table; who watches is told all of it. */
 function reason(error: unknown, deadlineS: number): string {
   const isLate = error instanceof Error && /killed after|not within/.test(error.message);
   return isLate ? `not within ${deadlineS} s` : "failed";
 }
 
+/** An error may quote all that a program said. */
+function text(error: unknown): string {
+  return `${error}`.slice(0, ERROR_LENGTH_MAX);
+}
+
 /** One line for who watches. */
 function describe({ what, contender, rounds, failure }: Result): string {
   const of = (show: (round: Round) => string) => rounds.map(show).join(", ");
+  if (rounds.length === 0) return `${what}: ${contender}: ${failure}`;
   const rates = of(({ bytesPerSecond }) => (bytesPerSecond / 1e6).toFixed(1));
   const times = of(({ p50Ms, p99Ms, seconds }) =>
     isNaN(p50Ms) ? `${seconds.toFixed(2)} s` : `${p50Ms.toFixed(2)}/${p99Ms.toFixed(2)} ms`
   );
-  return `${what}: ${contender}: ${failure ?? ""} ${rates} MB/s; ${times}`;
+  return `${what}: ${contender}: ${rates} MB/s; ${times}`;
 }
 
-function roundOf(done: Bare, { requests, bytesUp, bytesDown }: Counts): Round {
+/** Without counts where requests are the work. */
+function roundOf(done: Bare, counts?: Counts): Round {
   const { bytes, seconds, p50Ms, p99Ms, peakBytes } = done;
   const gib = bytes / GIB;
-  const all = Object.values(requests).reduce((sum, count) => sum + count, 0);
+  const { requests, bytesUp = NaN, bytesDown = NaN } = counts ?? {};
+  const all = requests ? Object.values(requests).reduce((sum, count) => sum + count, 0) : NaN;
   return {
     bytesPerSecond: bytes / seconds,
     requestsPerSecond: done.requests / seconds,
@@ -215,8 +231,8 @@ function roundOf(done: Bare, { requests, bytesUp, bytesDown }: Counts): Round {
     p99Ms,
     upPerByte: bytesUp / bytes,
     downPerByte: bytesDown / bytes,
-    s3Puts: requests.PUT / gib,
-    s3Gets: requests.GET / gib,
+    s3Puts: (requests?.PUT ?? NaN) / gib,
+    s3Gets: (requests?.GET ?? NaN) / gib,
     s3Requests: all / gib,
     processorSeconds: done.processorSeconds / gib,
     peakBytes,

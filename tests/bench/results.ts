@@ -7,8 +7,7 @@ import { run } from "../support/programs.ts";
 import { chart } from "./chart.ts";
 import type { PeersOptions, Result } from "./peers.ts";
 import { comparison, DURABLE, summary } from "./report.ts";
-import { markdown } from "./table.ts";
-import { rowsOf } from "./targets.ts";
+import { markdown, type Row } from "./table.ts";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 const README = `${ROOT}README.md`;
@@ -54,6 +53,7 @@ export class KeptResults {
 /** Writes table and chart, and what the README is about into the README; of a quick run, into dist/bench. */
 export async function writeReport(
   results: Result[],
+  rows: Row[],
   { latencyMs, rounds, secondsMax }: PeersOptions,
   isQuick: boolean,
 ): Promise<void> {
@@ -65,7 +65,7 @@ export async function writeReport(
     `${latencyMs} ms away; by turns, ${rounds} round${
       rounds === 1 ? "" : "s"
     } of ${secondsMax} s each.`;
-  const targets = markdown(rowsOf(results, latencyMs));
+  const targets = markdown(rows);
   await Deno.writeTextFile(`${folder}/${name}.svg`, chart(results, title));
   const files = [`${folder}/${name}.md`];
   const about = `${how} ${DURABLE}`;

@@ -164,7 +164,7 @@ export const WORKS: Work[] = [
   },
   {
     name: "mixed",
-    what: "70 % reads, 30 % writes of 4 KiB at random in four times the cache, depth 32",
+    what: "70 % reads, 30 % writes, 4 KiB at random, four times the cache, depth 32",
     figure: "requests/s",
     sizeBytes: MIXED_BYTES,
     filling: "mixed",
@@ -196,7 +196,6 @@ export const WORKS: Work[] = [
     what: "the same file system by qemu-img convert",
     figure: "s",
     sizeBytes: EMPTY_BYTES,
-    peerBlockBytes: 4 * KIB,
     perform: async (disk, { deadlineS }, images) => {
       const image = await images.empty();
       return await timed(await dataBytes(image), () => copyIn(image, disk, deadlineS));
