@@ -16,10 +16,11 @@ const LEGEND_PX = 135;
 const STYLE = ".ground{fill:#fff}text{fill:#1f2328}line{stroke:#d0d7de}" +
   "@media(prefers-color-scheme:dark){.ground{fill:#0d1117}text{fill:#e6edf3}line{stroke:#30363d}}";
 
+const SECONDS = " s";
 const PANELS = [
   { title: "MB/s: longer is better", figures: ["MB/s"], unit: " MB/s" },
   { title: "requests/s: longer is better", figures: ["requests/s"], unit: "/s" },
-  { title: "time: shorter is better", figures: ["s", "ms"], unit: " s" },
+  { title: "time: shorter is better", figures: ["s", "ms"], unit: SECONDS },
 ];
 
 /** What a chart is drawn with. */
@@ -99,7 +100,7 @@ function drawPanel(
     const value = values[number];
     const width = Number.isFinite(value) ? Math.max(x(value) - LABEL_PX, 1) : 0;
     drawing.bar(LABEL_PX, drawing.y, width, colourOf(result));
-    const label = width > 0 ? show(value) : result.failure ?? "";
+    const label = width > 0 ? valueText(value, unit) : `${result.contender}: ${result.failure}`;
     drawing.text(LABEL_PX + width + 5, drawing.y + 10, label);
     drawing.y += BAR_PX;
   });
@@ -108,4 +109,10 @@ function drawPanel(
     drawing.text(x(10 ** power), drawing.y + 14, `${10 ** power}${unit}`, ' text-anchor="middle"');
   }
   drawing.y += 32;
+}
+
+/** The axis says the unit, unless it is a time that has a better one. */
+function valueText(value: number, unit: string): string {
+  if (unit !== SECONDS) return show(value);
+  return value < 1 ? `${show(value * 1000)} ms` : `${show(value)} s`;
 }

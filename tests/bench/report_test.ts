@@ -87,7 +87,7 @@ Deno.test("every target finds the works it is about, and is met or missed by the
     result.contender === DRIVE ? { ...result, rounds: [], failure: "failed" } : result
   );
   const given = find(failed, "durable writing in order");
-  assertEquals([given.result, given.met], ["failed", false]);
+  assertEquals([given.result, given.met], [`${DRIVE}: failed`, false]);
 });
 
 Deno.test("tables have a cell for every column, medians first, and say who was given up", () => {

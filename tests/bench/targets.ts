@@ -105,13 +105,14 @@ export function rowsOf(results: Result[], latencyMs: number): Row[] {
       ours.value(round) / (they ? theirs!.value(they.rounds[number]) : 1)
     );
     const middle = median(ratios);
+    const spread = `(${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})`;
+    const measured = `**${middle.toFixed(2)}**${theirs ? " times" : ""}${
+      ratios.length > 1 ? ` ${spread}` : ""
+    }`;
+    const failed = [we, they].find((result) => result?.failure);
     return [{
       what: `${what}, ${latencyMs} ms away`,
-      result: ratios.length === 0
-        ? `${[we, they].find((result) => result?.failure)?.failure}`
-        : `**${middle.toFixed(2)}**${theirs ? " times" : ""} (${
-          Math.min(...ratios).toFixed(2)
-        } to ${Math.max(...ratios).toFixed(2)})`,
+      result: ratios.length > 0 ? measured : `${failed?.contender}: ${failed?.failure}`,
       target: least === undefined ? `at most ${most}` : `at least ${least}`,
       met: least === undefined ? middle <= most! : middle >= least,
     }];
