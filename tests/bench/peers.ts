@@ -23,7 +23,7 @@ import { peakMemoryBytes, processorSeconds } from "./usage.ts";
 import { type Figure, FILLINGS, type Work, type WorkLimits, WORKS } from "./works.ts";
 
 /** Who takes longer for a round of a work has one: its rounds differ by little, and there are others who wait. */
-const SLOW_S = 15;
+const SLOW_S = 8;
 /** What is killed at its deadline has so long to be gone. */
 const KILLED_S = 5;
 
@@ -126,6 +126,7 @@ export class Peers implements AsyncDisposable {
     options: PeersOptions,
   ): Promise<Round> {
     const s3 = this.#s3;
+    await work.prepare?.(this.#images);
     if (work.filling && contender !== FLOOR) await this.#fill(contender, disk, work.filling);
     await using started = await CONTENDERS[contender](disk);
     if (work.filling && contender === FLOOR) await FILLINGS[work.filling](started, this.#images);

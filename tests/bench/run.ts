@@ -80,6 +80,7 @@ async function benchPeers(works: string[]): Promise<Row[]> {
   const latenciesMs = latency === undefined ? LATENCIES_MS : [Number(latency)];
   const rows: Row[] = [];
   for (const latencyMs of latenciesMs) {
+    const begunMs = performance.now();
     const options = { ...(quick ? QUICK : FULL), latencyMs };
     const kept = works.length > 0
       ? KeptResults.passing()
@@ -88,7 +89,8 @@ async function benchPeers(works: string[]): Promise<Row[]> {
     for (const work of (works.length > 0 ? works : WORK_NAMES).filter(isDue)) {
       if (!kept.has(work)) await kept.add(await peers.measure(work, options));
     }
-    print(`\n${latencyMs} ms away. ${DURABLE}\n\n${comparison(kept.results)}`);
+    const minutes = ((performance.now() - begunMs) / 60_000).toFixed(1);
+    print(`\n${latencyMs} ms away, ${minutes} minutes. ${DURABLE}\n\n${comparison(kept.results)}`);
     // they are for one latency; who asks for another one wants to see how they do there
     const isAimedAt = latencyMs === README_LATENCY_MS || latency !== undefined;
     const targets = isAimedAt ? rowsOf(kept.results, latencyMs) : [];

@@ -45,7 +45,8 @@ export interface Work {
   peerBlockBytes?: number;
   /** S3 has no part in it: it is the same from near and far, and worth comparing with a disk that has no bucket. */
   isLocal?: boolean;
-  /** Done before anything is counted, and checked afterwards. */
+  /** Done before the disk is there, with the disk before anything is counted, and afterwards. */
+  prepare?(images: DiskImages): Promise<unknown>;
   warm?(disk: Contender): Promise<unknown>;
   check?(disk: Contender, images: DiskImages): Promise<void>;
   perform(disk: Contender, limits: WorkLimits, images: DiskImages): Promise<Done>;
@@ -188,6 +189,7 @@ export const WORKS: Work[] = [
     figure: "s",
     sizeBytes: EMPTY_BYTES,
     peerBlockBytes: 4 * KIB,
+    prepare: (images) => images.empty(),
     perform: async (disk, { deadlineS }, images) =>
       await timed(await dataBytes(await images.empty()), () => formatDisk(disk, deadlineS)),
   },
@@ -196,6 +198,7 @@ export const WORKS: Work[] = [
     what: "the same file system by qemu-img convert",
     figure: "s",
     sizeBytes: EMPTY_BYTES,
+    prepare: (images) => images.empty(),
     perform: async (disk, { deadlineS }, images) => {
       const image = await images.empty();
       return await timed(await dataBytes(image), () => copyIn(image, disk, deadlineS));
@@ -206,6 +209,7 @@ export const WORKS: Work[] = [
     what: "qemu-img convert of an image in, ext4 with files",
     figure: "s",
     sizeBytes: IMAGE_BYTES,
+    prepare: (images) => images.withFiles(),
     perform: async (disk, { deadlineS }, images) => {
       const image = await images.withFiles();
       return await timed(await dataBytes(image), () => copyIn(image, disk, deadlineS));
