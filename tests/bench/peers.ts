@@ -1,6 +1,6 @@
 /**
  * The drive and its peers at the same work, against one S3 server that is as far away as is asked for, by turns:
- * round after round, each begins anew on what was stored. Beside them, bare requests of the drive's own S3 client.
+ * round after round, each begins anew on what was stored. With them, bare requests of the drive's own S3 client.
  *
  * One that fails, or does not get through in time, is left out of the rounds that remain of a work; the others go on.
  * Nobody waits for ever: a program that asks has its time, and a server that does not end is killed.
@@ -61,6 +61,12 @@ export interface Result {
   failure?: string;
 }
 
+/** Who takes part in a work. */
+interface Entrant {
+  result: Result;
+  measureRound(): Promise<Round>;
+}
+
 export const BARE = "bare S3 client";
 export const WORK_NAMES = [...Object.keys(BARE_WORKS), ...WORKS.map(({ name }) => name)];
 
@@ -81,42 +87,60 @@ export class Peers implements AsyncDisposable {
     return new Peers(await startMemoryS3(), await DiskImages.make(), say);
   }
 
-  /** `name` is one of WORK_NAMES. A result for each who takes part. */
+  /** `name` is one of WORK_NAMES. A result for each who takes part, of the bare requests that a work is held against too. */
   async measure(name: string, options: PeersOptions): Promise<Result[]> {
     const work = WORKS.find((work) => work.name === name);
-    const results = work
-      ? await this.#measureWork(work, options)
-      : [await this.#measureBare(name as BareWork, options)];
+    const bare = work ? work.bare ?? [] : [name as BareWork];
+    const entrants = bare.map((name) => this.#bareEntrant(name, options));
+    if (work) {
+      const contenders = Object.keys(CONTENDERS).filter((who) => who !== FLOOR || work.isLocal);
+      entrants.push(...contenders.map((who) => this.#entrant(who, work, options)));
+    }
+    for (let round = 0; round < options.rounds; round++) {
+      for (const { result, measureRound } of entrants.filter(({ result }) => goesOn(result))) {
+        try {
+          result.rounds.push(await measureRound());
+        } catch (error) {
+          result.failure = reason(error, options.deadlineS);
+          this.#say(`${result.what}: ${result.contender}: ${text(error)}`);
+        }
+        await this.#s3.set({ latencyMs: 0 });
+      }
+    }
+    const results = entrants.map(({ result }) => result);
     for (const result of results) this.#say(describe(result));
     return results;
   }
 
-  async #measureWork(work: Work, options: PeersOptions): Promise<Result[]> {
-    const { name, what, figure, filling } = work;
-    const contenders = Object.keys(CONTENDERS).filter((who) => who !== FLOOR || work.isLocal);
-    const results = contenders.map((contender): Result => {
-      return { work: name, what, figure, contender, rounds: [] };
-    });
-    for (let round = 0; round < options.rounds; round++) {
-      for (const result of results.filter(goesOn)) {
-        const bucketName = `${filling ?? name}-${result.contender.toLowerCase()}`;
-        const disk = {
-          s3: this.#s3,
-          bucketName,
-          sizeBytes: work.sizeBytes,
-          blockBytes: work.peerBlockBytes ?? BLOCK_BYTES_DEFAULT,
-        };
-        try {
-          result.rounds.push(await this.#measureRound(result.contender, disk, work, options));
-        } catch (error) {
-          result.failure = reason(error, options.deadlineS);
-          this.#say(`${what}: ${result.contender}: ${text(error)}`);
-        }
-        await this.#s3.set({ latencyMs: 0 });
+  #entrant(contender: string, work: Work, options: PeersOptions): Entrant {
+    const { name, what, figure, filling, sizeBytes, peerBlockBytes } = work;
+    const bucketName = `${filling ?? name}-${contender.toLowerCase()}`;
+    const blockBytes = peerBlockBytes ?? BLOCK_BYTES_DEFAULT;
+    const disk = { s3: this.#s3, bucketName, sizeBytes, blockBytes };
+    const measureRound = async () => {
+      try {
+        return await this.#measureRound(contender, disk, work, options);
+      } finally {
         if (!filling) await this.#s3.forget(bucketName);
       }
-    }
-    return results;
+    };
+    return { result: { work: name, what, figure, contender, rounds: [] }, measureRound };
+  }
+
+  #bareEntrant(work: BareWork, options: PeersOptions): Entrant {
+    const { bytes, atOnce, figure } = BARE_WORKS[work];
+    const kind = work.split("-")[0].toUpperCase();
+    const what = `bare ${kind}s of ${bytes / 1024} KiB, ${atOnce} at once`;
+    const measureRound = async () => {
+      await this.#s3.set({ latencyMs: options.latencyMs });
+      const printed = await run(Deno.execPath(), [
+        ...["run", "--lock=deno.lock", "--frozen", "--allow-all"],
+        new URL("bare.ts", import.meta.url).pathname,
+        ...[this.#s3.endpoint, work, `${options.secondsMax}`],
+      ], { deadlineS: options.secondsMax + options.deadlineS });
+      return roundOf(JSON.parse(printed) as Bare);
+    };
+    return { result: { work, what, figure, contender: BARE, rounds: [] }, measureRound };
   }
 
   async #measureRound(
@@ -164,26 +188,6 @@ export class Peers implements AsyncDisposable {
     await FILLINGS[filling](started, this.#images);
     await started.stop();
     this.#filled.add(disk.bucketName);
-  }
-
-  async #measureBare(work: BareWork, options: PeersOptions): Promise<Result> {
-    const { bytes, atOnce, figure } = BARE_WORKS[work];
-    const [kind] = work.split("-");
-    const what = `bare ${kind.toUpperCase()}s of ${bytes / 1024} KiB, ${atOnce} at once`;
-    const rounds: Round[] = [];
-    await this.#s3.set({ latencyMs: options.latencyMs });
-    for (let round = 0; round < options.rounds; round++) {
-      const bare: Bare = JSON.parse(
-        await run(Deno.execPath(), [
-          ...["run", "--lock=deno.lock", "--frozen", "--allow-all"],
-          new URL("bare.ts", import.meta.url).pathname,
-          ...[this.#s3.endpoint, work, `${options.secondsMax}`],
-        ]),
-      );
-      rounds.push(roundOf(bare));
-    }
-    await this.#s3.set({ latencyMs: 0 });
-    return { work, what, figure, contender: BARE, rounds };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

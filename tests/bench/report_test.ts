@@ -61,8 +61,10 @@ function cells(line: string): number {
   return line.split("|").length;
 }
 
-Deno.test("works are told apart by name, and those that share what is on a disk share its shape", () => {
+Deno.test("works are told apart by name, have bare requests beside them, and those that share what is on a disk share its shape", () => {
   assertEquals(new Set(WORK_NAMES).size, WORK_NAMES.length);
+  const bare = WORKS.flatMap((work) => work.bare ?? []);
+  assertEquals(bare.toSorted(), Object.keys(BARE_WORKS).toSorted(), "each is some work's, once");
   const shapes: Record<string, string> = {};
   for (const { name, filling, sizeBytes, peerBlockBytes = BLOCK_BYTES_DEFAULT } of WORKS) {
     assertEquals(sizeBytes % peerBlockBytes, 0, name);

@@ -52,6 +52,8 @@ const MORE_PACKAGES = [
 ];
 /** The first is the one that the targets are for, and that works are done at to which S3 is all the same. */
 const LATENCIES_MS = [README_LATENCY_MS, 0, 100];
+/** Bare requests are theirs. */
+const ALL_WORKS = WORKS.map(({ name }) => name);
 const LOCAL_WORKS = new Set(WORKS.filter(({ isLocal }) => isLocal).map(({ name }) => name));
 const FULL = { rounds: 3, secondsMax: 2, deadlineS: 60 };
 const QUICK = { rounds: 1, secondsMax: 2, deadlineS: 10 };
@@ -86,7 +88,7 @@ async function benchPeers(works: string[]): Promise<Row[]> {
       ? KeptResults.passing()
       : await KeptResults.open(latencyMs, resume);
     const isDue = (name: string) => latencyMs === latenciesMs[0] || !LOCAL_WORKS.has(name);
-    for (const work of (works.length > 0 ? works : WORK_NAMES).filter(isDue)) {
+    for (const work of (works.length > 0 ? works : ALL_WORKS).filter(isDue)) {
       if (!kept.has(work)) await kept.add(await peers.measure(work, options));
     }
     const minutes = ((performance.now() - begunMs) / 60_000).toFixed(1);

@@ -9,6 +9,7 @@
  * answered together.
  */
 import { GIB, KIB, MIB } from "../../src/limits.ts";
+import type { BareWork } from "./bare.ts";
 import { CACHE_BYTES, type Contender } from "./contenders.ts";
 import {
   compare,
@@ -38,6 +39,8 @@ export interface Work {
   /** For the table. */
   what: string;
   figure: Figure;
+  /** Requests of the S3 client by itself that it is held against, by turns with all others. */
+  bare?: BareWork[];
   sizeBytes: number;
   /** What is on the disk before, a key of FILLINGS; without it, nothing. */
   filling?: string;
@@ -105,12 +108,14 @@ export const WORKS: Work[] = [
     what: "write in order, 64 KiB at depth 32, a flush at the end",
     figure: "MB/s",
     sizeBytes: GIB,
+    bare: ["put-8m"],
     perform: fio([...inOrder("write", "64k", 32, GIB), END]),
   },
   {
     name: "write-flush-1",
     what: "write 4 KiB at random, depth 1, a flush after each",
     ...small,
+    bare: ["put-4k"],
     perform: fio([...random("randwrite", 1, small.sizeBytes), "fsync=1"]),
   },
   {
@@ -132,6 +137,7 @@ export const WORKS: Work[] = [
     } KiB a flush`,
     ...small,
     figure: "ms",
+    bare: ["put-512k"],
     perform: async (disk, { secondsMax, deadlineS }) =>
       await flushBesideWrites(disk, secondsMax, secondsMax + deadlineS),
   },
@@ -147,6 +153,7 @@ export const WORKS: Work[] = [
     what: "read in order, cold, 64 KiB at depth 32",
     figure: "MB/s",
     ...cold,
+    bare: ["get-2m"],
     perform: fio(inOrder("read", "64k", 32, SET_BYTES)),
   },
   {
@@ -161,6 +168,7 @@ export const WORKS: Work[] = [
     what: "read 4 KiB at random, cold, depth 32",
     figure: "requests/s",
     ...cold,
+    bare: ["get-64k", "get-64k-32"],
     perform: fio(random("randread", 32, SET_BYTES)),
   },
   {
