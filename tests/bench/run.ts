@@ -23,6 +23,7 @@ import { benchReclaim } from "./reclaim.ts";
 import { benchReplay } from "./replay.ts";
 import { comparison, DURABLE } from "./report.ts";
 import { KeptResults, README_LATENCY_MS, writeReport } from "./results.ts";
+import { endChildrenWithUs } from "./server_process.ts";
 import { benchStored } from "./stored.ts";
 import { markdown, type Row } from "./table.ts";
 import { rowsOf } from "./targets.ts";
@@ -115,6 +116,7 @@ for (const name of parts) {
   if (!PARTS[name]) throw new Error(`no part "${name}"; there are ${names}`);
 }
 const isOfPeers = parts.every((name) => name === "peers");
+endChildrenWithUs();
 await installPackages(isOfPeers ? PACKAGES : [...PACKAGES, ...MORE_PACKAGES]);
 await compileIfMissing();
 const rows: Row[] = [];

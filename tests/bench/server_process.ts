@@ -9,6 +9,8 @@ const START_S = 30;
 /** What is under way is given so long; one that is stuck in thousands of requests is killed. */
 const STOP_S = 10;
 const LOOK_MS = 10;
+/** When all is cut off. */
+const CUT_OFF_MS = 2_000;
 
 export class ServerProcess implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
@@ -75,4 +77,31 @@ export async function mount(
   const { pid } = cleanUp.use(await ServerProcess.start(program, args, file));
   const all = cleanUp.move();
   return { pid, [Symbol.asyncDispose]: () => all.disposeAsync() };
+}
+
+/** So that a run that is cut off leaves nothing behind: no server, no program at work, no mount. */
+export function endChildrenWithUs(): void {
+  const end = async () => {
+    // of whoever waited for one of them
+    addEventListener("unhandledrejection", (event) => event.preventDefault());
+    for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+      for (const pid of childrenOf(Deno.pid)) {
+        try {
+          Deno.kill(pid, signal);
+        } catch { /* it has ended */ }
+      }
+      await new Promise((resolve) => setTimeout(resolve, CUT_OFF_MS));
+    }
+    Deno.exit(1);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, end);
+}
+
+/** Whichever thread has started them (proc(5)). */
+function childrenOf(pid: number): number[] {
+  const threads = [...Deno.readDirSync(`/proc/${pid}/task`)].map(({ name }) => name);
+  return threads.flatMap((thread) =>
+    Deno.readTextFileSync(`/proc/${pid}/task/${thread}/children`).split(" ").filter(Boolean)
+      .map(Number)
+  );
 }
