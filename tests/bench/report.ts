@@ -9,9 +9,9 @@ import type { Result, Round } from "./peers.ts";
 
 /** What has to be known of the peers to read any of it. */
 export const DURABLE =
-  "A durable write is one that was flushed to the bucket. s3backer's flush and " +
-  "fsync return early, before anything is stored: it runs with `--blockCacheSync`, which answers a write when it is " +
-  "stored. nbdkit's S3 plugin always does. Theirs is therefore in the write what is in the flush for ElasticDrive.";
+  "A durable write is one that was flushed to the bucket. s3backer's flush and fsync return early, before anything " +
+  "is stored: it runs with `--blockCacheSync`, its synchronous setting, and answers a write when that is stored, as " +
+  "nbdkit's S3 plugin always does. Where a work flushes, its times are therefore those of a write and a flush together.";
 
 /** Of all rounds, in the work's own unit; NaN if there are none. */
 export function headline(result: Result): number {

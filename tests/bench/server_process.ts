@@ -10,7 +10,7 @@ const START_S = 30;
 const STOP_S = 10;
 const LOOK_MS = 10;
 /** When all is cut off. */
-const CUT_OFF_MS = 2_000;
+const CUT_OFF_MS = 1_000;
 
 export class ServerProcess implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
@@ -79,18 +79,19 @@ export async function mount(
   return { pid, [Symbol.asyncDispose]: () => all.disposeAsync() };
 }
 
-/** So that a run that is cut off leaves nothing behind: no server, no program at work, no mount. */
+/**
+ * So that a run that is cut off leaves nothing behind: no server, no program at work, no mount. In one turn, so
+ * that nobody takes their ends for a result.
+ */
 export function endChildrenWithUs(): void {
-  const end = async () => {
-    // of whoever waited for one of them
-    addEventListener("unhandledrejection", (event) => event.preventDefault());
+  const end = () => {
     for (const signal of ["SIGTERM", "SIGKILL"] as const) {
       for (const pid of childrenOf(Deno.pid)) {
         try {
           Deno.kill(pid, signal);
         } catch { /* it has ended */ }
       }
-      await new Promise((resolve) => setTimeout(resolve, CUT_OFF_MS));
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, CUT_OFF_MS);
     }
     Deno.exit(1);
   };
