@@ -35,15 +35,18 @@ export function extentsOf(
   return extents;
 }
 
-/** Page by page of the map; where there is no page only what is on its way to the bucket can be data. */
+/** Page by page of the map; where there are none only what is on its way to the bucket can be data. */
 function* stepsOf(contents: Contents, offset: number, end: number): Generator<Step> {
   const { cache, map, stripeBytes } = contents;
   const pageBytes = MAP_PAGE_STRIPES * stripeBytes;
   for (let at = offset; at < end;) {
     const first = Math.floor(at / stripeBytes);
-    const pageEnd = Math.min(end, (pageOf(first) + 1) * pageBytes);
+    const isPage = map.pages.has(pageOf(first));
+    let endPage = pageOf(first) + 1;
+    if (!isPage) { while (endPage * pageBytes < end && !map.pages.has(endPage)) endPage++; }
+    const pageEnd = Math.min(end, endPage * pageBytes);
     const endStripe = Math.ceil(pageEnd / stripeBytes);
-    const stripes = map.pages.has(pageOf(first))
+    const stripes = isPage
       ? stripesBetween(first, endStripe)
       : cache.pinnedStripes(first, endStripe);
     for (const stripe of stripes) {
