@@ -9,7 +9,7 @@
 import { BLOCK_BYTES, EXTENT_STEPS_MAX, MAP_PAGE_STRIPES } from "../limits.ts";
 import type { Extent } from "./block_device.ts";
 import type { Contents } from "./contents.ts";
-import { pageOf } from "./stripe_map.ts";
+import { pageOf, type StripeMap } from "./stripe_map.ts";
 
 /** Up to where, in bytes, the disk goes on being a hole, or not being one. */
 type Step = [end: number, isHole: boolean];
@@ -41,12 +41,10 @@ function* stepsOf(contents: Contents, offset: number, end: number): Generator<St
   const pageBytes = MAP_PAGE_STRIPES * stripeBytes;
   for (let at = offset; at < end;) {
     const first = Math.floor(at / stripeBytes);
-    const isPage = map.pages.has(pageOf(first));
-    let endPage = pageOf(first) + 1;
-    if (!isPage) { while (endPage * pageBytes < end && !map.pages.has(endPage)) endPage++; }
+    const endPage = endOfPages(map, pageOf(first), end / pageBytes);
     const pageEnd = Math.min(end, endPage * pageBytes);
     const endStripe = Math.ceil(pageEnd / stripeBytes);
-    const stripes = isPage
+    const stripes = map.pages.has(pageOf(first))
       ? stripesBetween(first, endStripe)
       : cache.pinnedStripes(first, endStripe);
     for (const stripe of stripes) {
@@ -58,6 +56,14 @@ function* stepsOf(contents: Contents, offset: number, end: number): Generator<St
     if (at < pageEnd) yield [pageEnd, true];
     at = pageEnd;
   }
+}
+
+/** The page behind `page`, or behind it and all that follow and are missing, too. */
+function endOfPages(map: StripeMap, page: number, end: number): number {
+  let next = page + 1;
+  if (map.pages.has(page)) return next;
+  while (next < end && next - page < EXTENT_STEPS_MAX && !map.pages.has(next)) next++;
+  return next;
 }
 
 function* stripesBetween(first: number, end: number): Generator<number> {

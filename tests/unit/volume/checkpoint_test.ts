@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { DamageError, UnavailableError } from "../../../src/errors.ts";
-import { MAP_PAGE_STRIPES } from "../../../src/limits.ts";
+import { CHECKPOINT_TURN_PAGES, MAP_PAGE_STRIPES } from "../../../src/limits.ts";
 import {
   Checkpointer,
   checkpointKey,
@@ -104,6 +104,43 @@ Deno.test("a checkpoint of many objects holds the map of one moment, first to la
   const { map: next } = await load(bucket, pages + 2);
   const seqs = [0, 1, last - 1, last].map((stripe) => next.base(stripe)!.seq);
   assertEquals(seqs, [pages + 2, 2, pages + 1, pages + 2]);
+});
+
+Deno.test("a checkpoint of many pages pauses again and again, and holds the map of its own moment all the same", async () => {
+  const bucket = new MemoryBucket();
+  const map = new StripeMap(BLOCKS);
+  const pages = 5 * CHECKPOINT_TURN_PAGES;
+  const everywhere = Array.from({ length: pages }, (_, page) => page * MAP_PAGE_STRIPES);
+  map.apply(1, 1e8, everywhere.map((stripe) => data(stripe)));
+  map.apply(2, 1e8, everywhere.map((stripe) => data(stripe, 1, 2)));
+  const before = everywhere.map((stripe) => [map.base(stripe), map.patches(stripe)]);
+  const segments = [...map.segments];
+  let seq = 2;
+  let pauses = 0;
+  const pause = () => {
+    pauses++;
+    // the first half of the pages changes, the second is taken out, and comes back
+    map.apply(++seq, 1e8, everywhere.slice(0, pages / 2).map((stripe) => data(stripe + pauses)));
+    map.apply(++seq, 1e8, [zeroes(0, 2 * BLOCKS), data(300)]);
+    const half = everywhere[pages / 2] * BLOCKS;
+    map.apply(++seq, 100, [zeroes(half, half)]);
+    map.apply(++seq, 1e8, everywhere.slice(pages / 2).map((stripe) => data(stripe + 2)));
+    map.settle(Infinity);
+    map.segments.delete(seq - 1);
+    map.checkInvariants();
+    return Promise.resolve();
+  };
+  const checkpointer = new Checkpointer(bucket, map, 1, null, pause);
+  await checkpointer.store(2);
+  assertEquals(pauses, 5);
+  const { map: loaded } = await load(bucket, 2);
+  assertEquals(everywhere.map((stripe) => [loaded.base(stripe), loaded.patches(stripe)]), before);
+  assertEquals([...loaded.segments], segments);
+  const now = [...map.segments];
+  const last = seq;
+  await checkpointer.store(last);
+  const { map: next } = await load(bucket, last);
+  assertEquals([...next.segments], now);
 });
 
 Deno.test("what changed while a checkpoint was stored is in the next one", async () => {
