@@ -155,12 +155,12 @@ export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
 export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
 /**
- * What a checkpoint does in one turn, some 3 ms: pages encoded, rows of the segment table encoded, pages of which
+ * What a checkpoint does in one turn, some 2 ms: pages encoded, rows of the segment table encoded, pages of which
  * the live bytes are settled.
  */
-export const CHECKPOINT_TURN_PAGES = 16;
-export const CHECKPOINT_TURN_SEGMENTS = 65_536;
-export const SETTLE_TURN_PAGES = 16;
+export const CHECKPOINT_TURN_PAGES = 8;
+export const CHECKPOINT_TURN_SEGMENTS = 32_768;
+export const SETTLE_TURN_PAGES = 4;
 /** Garbage below this is left: with four segments of 8 MiB nobody's bill changes. */
 export const RECLAIM_BYTES_MIN = 32 * MIB;
 /** Reclaim begins when garbage is half as much as what is live, and ends when it is a third. */

@@ -66,9 +66,9 @@ export class SegmentTable {
   addLive(seq: number, bytes: number): void {
     const row = this.#rowOf.get(seq);
     if (row === undefined || bytes === 0) return;
-    const { storedBytes, liveBytes } = this.#useAt(row);
-    if (liveBytes === 0) this.#countDead(storedBytes, -1);
-    if (liveBytes + bytes === 0) this.#countDead(storedBytes, 1);
+    const liveBytes = this.#bytes[2 * row + 1];
+    if (liveBytes === 0) this.#countDead(this.#bytes[2 * row], -1);
+    if (liveBytes + bytes === 0) this.#countDead(this.#bytes[2 * row], 1);
     this.#keep(row);
     this.#bytes[2 * row + 1] = liveBytes + bytes;
     this.total.liveBytes += bytes;
@@ -135,9 +135,8 @@ export class SegmentTable {
   deadSeqs(): number[] {
     const dead: number[] = [];
     if (this.dead.segments === 0) return dead;
-    for (let row = 0; row < this.size; row++) {
-      if (this.#bytes[2 * row + 1] === 0) dead.push(this.#seqs[row]);
-    }
+    const [seqs, bytes, size] = [this.#seqs, this.#bytes, this.size];
+    for (let row = 0; row < size; row++) if (bytes[2 * row + 1] === 0) dead.push(seqs[row]);
     return dead;
   }
 
@@ -151,12 +150,13 @@ export class SegmentTable {
     const cut = () => {
       found = found.sort((a, b) => a[1] - b[1]).slice(0, countMax);
     };
-    for (let row = 0; row < this.size; row++) {
-      const liveBytes = this.#bytes[2 * row + 1];
+    const [seqs, bytes, size] = [this.#seqs, this.#bytes, this.size];
+    for (let row = 0; row < size; row++) {
+      const liveBytes = bytes[2 * row + 1];
       if (liveBytes === 0) continue;
-      const cost = costOf(this.#bytes[2 * row], liveBytes, this.#seqs[row]);
+      const cost = costOf(bytes[2 * row], liveBytes, seqs[row]);
       if (cost >= costMax) continue;
-      found.push([this.#seqs[row], cost]);
+      found.push([seqs[row], cost]);
       if (found.length < 4 * countMax) continue;
       cut(); // from here on only what is cheaper than all of these
       costMax = found[countMax - 1][1];

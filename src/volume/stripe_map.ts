@@ -249,6 +249,12 @@ export class StripeMap {
 
   /** Adds what the stripe takes to the live bytes of its segments, or takes it from them. */
   #account(page: MapPage, index: number, sign: 1 | -1): void {
+    if (!page.patches.has(index)) {
+      const base = page.base(index);
+      const bytes = base && RECORD_PREFIX_BYTES + base.storedBytes;
+      if (bytes) this.segments.addLive(base.seq, sign * bytes);
+      return;
+    }
     for (const layer of this.#layers(page, index)) {
       if (layer.place) this.segments.addLive(layer.place.seq, sign * liveBytesOf(layer));
     }

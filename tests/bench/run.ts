@@ -18,6 +18,7 @@ import { measurePeers } from "./peers.ts";
 import { benchReclaim } from "./reclaim.ts";
 import { benchReplay } from "./replay.ts";
 import { chart, comparison } from "./report.ts";
+import { benchScale } from "./scale.ts";
 import { benchStored } from "./stored.ts";
 import { markdown, type Row } from "./table.ts";
 import { rowsOf } from "./targets.ts";
@@ -33,6 +34,7 @@ const PARTS: Record<string, () => Promise<Row[]>> = {
   opening: benchOpening,
   replay: benchReplay,
   reclaim: benchReclaim,
+  scale: benchScale,
   peers: () => benchPeers([]),
 };
 
