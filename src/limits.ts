@@ -124,6 +124,8 @@ export const DIRTY_SHARE = 0.5;
  * a flush that comes at last wait longer.
  */
 export const SEAL_SHARE = 1 / 8;
+/** Stripes with dirty blocks that are sealed unasked, however large the cache: sealed, and committed, in one turn. */
+export const SEAL_STRIPES_MAX = 4096;
 /** Zero runs not yet in the map; past it a trim waits for an upload. */
 export const ZERO_RUNS_MAX = 65_536;
 /** Patches of one stripe, then its next write brings it into the cache to be stored whole. */
@@ -158,6 +160,13 @@ export const CHECKPOINT_MS = 15 * 60_000;
 export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
 export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
+/**
+ * What a checkpoint does in one turn, some 2 ms: pages encoded, rows of the segment table encoded, pages of which
+ * the live bytes are settled.
+ */
+export const CHECKPOINT_TURN_PAGES = 8;
+export const CHECKPOINT_TURN_SEGMENTS = 32_768;
+export const SETTLE_TURN_PAGES = 4;
 /** Garbage below this is left: with four segments of 8 MiB nobody's bill changes. */
 export const RECLAIM_BYTES_MIN = 32 * MIB;
 /** Reclaim begins when garbage is half as much as what is live, and ends when it is a third. */
