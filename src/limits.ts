@@ -74,6 +74,8 @@ export const TLS_READ_BYTES = 128 * KIB;
 export const TLS_WRITE_BYTES = 256 * KIB;
 /** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
 export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
+/** Of a socket, what is sent and not yet taken: a reply of 256 KiB and more leaves in one go. Linux gives up to net.core.wmem_max. */
+export const SOCKET_SEND_BYTES = 512 * KIB;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
 export const DRAIN_MS_MAX = 10_000;
 /** After its last reply a client has this long to close its own side; see `Transmission`. */
@@ -212,6 +214,18 @@ export const OUTAGE_SILENCE_MS = 10_000;
 export const OUTAGE_REPORT_MS = 30_000;
 /** Connections kept for the next request: what uploads, fetches and checkpoint pages together use. */
 export const S3_IDLE_SOCKETS_MAX = 64;
+/** A connection that has rested for so long is not used again: what lies between may have forgotten it, and would say nothing. */
+export const S3_IDLE_MS_MAX = 15_000;
+/** Status line and headers of an answer; S3's are under 1 KiB. What is read from a connection before its body has a buffer of this size. */
+export const HTTP_HEAD_BYTES_MAX = 16 * KIB;
+/** What one write of a request's body is given. */
+export const HTTP_WRITE_BYTES = 256 * KIB;
+/** What is hashed in another thread: less takes a third of a millisecond, and the way there and back a tenth. */
+export const SHA256_ASIDE_BYTES = 512 * KIB;
+/** A body whose length is not announced: an error in XML. */
+export const HTTP_BODY_BYTES_UNKNOWN_MAX = MIB;
+/** Connections left in a write that does not end. */
+export const HTTP_STUCK_MAX = 16;
 /** A temporary file of a directory bucket older than this belongs to a process that died. */
 export const STALE_TEMP_MS = 3_600_000;
 
@@ -232,6 +246,13 @@ export const STATUS_REQUEST_MS_MAX = 5_000;
 export const CONNECTION_BYTES_MAX = RECEIVE_BUFFER_BYTES + 2 * REPLY_BUFFER_BYTES + TLS_BYTES_MAX;
 /** Deno with this program loaded, and what it has collected but not yet given back. */
 export const RUNTIME_BYTES = 256 * MIB;
+
+// ---- people
+
+/** Long work says so often how far it is, where that is not a terminal. */
+export const PROGRESS_LINE_MS = 5_000;
+/** An opening that takes no longer says nothing. */
+export const OPENING_QUIET_MS = 2_000;
 
 // ---- the log
 

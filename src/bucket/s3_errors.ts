@@ -204,9 +204,12 @@ function regionAdvice(error: SdkError, place: Place): string {
 
 // ---- no answer
 
-/** Errors of `fetch` have no codes: what their text holds, and what it means. */
+/** Errors of the network have no codes: what their text holds, and what it means. */
 const NETWORK: [RegExp, string][] = [
-  [/dns error/, "the host name is not known: check ENDPOINT and the name server"],
+  [
+    /dns error|failed to lookup address/,
+    "the host name is not known: check ENDPOINT and the name server",
+  ],
   [/Connection refused/, "nobody listens there: check ENDPOINT"],
   [/Connection reset|Broken pipe|closed before message|SendRequest/, "the connection was cut"],
   [/timed out/, "no connection in time"],

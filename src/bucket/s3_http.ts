@@ -8,9 +8,10 @@
  * because it follows redirects, which are signed for another host, and has no pool to close.
  */
 import { type Clock, systemClock } from "../clock.ts";
-import { messageOf } from "../errors.ts";
 import { S3_IDLE_SOCKETS_MAX } from "../limits.ts";
 import { type Logger, silentLogger } from "../logger.ts";
+import type { HttpAnswer } from "./http_connection.ts";
+import { traceRequest } from "./request_trace.ts";
 
 /** The parts that are used here of what the SDK hands over. */
 export interface SdkRequest {
@@ -35,7 +36,7 @@ interface SdkResponse {
 export interface HandleOptions {
   abortSignal?: unknown;
   /** Taken for the answer, once: a second request, to where a redirect points, is a real one. */
-  answers?: Response[];
+  answers?: HttpAnswer[];
 }
 
 export class FetchHandler {
@@ -61,12 +62,6 @@ export class FetchHandler {
     body: unknown,
     signal?: AbortSignal,
   ): Promise<Response> {
-    const begunMs = this.#clock.monotonic();
-    const trace = (outcome: number | string) =>
-      this.#logger.debug(() => {
-        const ms = this.#clock.monotonic() - begunMs;
-        return `${method} ${url}: ${outcome}, ${ms.toFixed(1)} ms`;
-      });
     const answer = fetch(url, {
       method,
       // Without it `fetch` offers gzip, and what it unpacks has another length than was announced.
@@ -76,7 +71,7 @@ export class FetchHandler {
       signal,
       client: this.#pool,
     });
-    answer.then(({ status }) => trace(status), (error) => trace(messageOf(error)));
+    traceRequest(answer, `${method} ${url}`, this.#clock, this.#logger);
     return await answer;
   }
 
@@ -87,8 +82,14 @@ export class FetchHandler {
   ): Promise<{ response: SdkResponse }> {
     const { protocol, hostname, port, path, method, headers, body } = request;
     const url = `${protocol}//${hostname}${port ? `:${port}` : ""}${path}${queryOf(request)}`;
-    const response = options.answers?.pop() ??
-      await this.fetch(url, method, headers, body, options.abortSignal as AbortSignal | undefined);
+    const answer = options.answers?.pop();
+    if (answer) {
+      const { status, reason, headers, body } = answer;
+      const stream = new Blob([body as BlobPart]).stream();
+      return { response: { statusCode: status, reason, headers, body: stream } };
+    }
+    const signal = options.abortSignal as AbortSignal | undefined;
+    const response = await this.fetch(url, method, headers, body, signal);
     return {
       response: {
         statusCode: response.status,

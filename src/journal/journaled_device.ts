@@ -104,6 +104,10 @@ export class JournaledDevice implements BlockDevice {
     return this.#device.tryRead(offset, target);
   }
 
+  lend(offset: number, length: number): Uint8Array[] | undefined {
+    return this.#device.lend(offset, length);
+  }
+
   read(offset: number, target: Uint8Array): Promise<void> {
     return this.#device.read(offset, target);
   }

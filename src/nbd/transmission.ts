@@ -22,7 +22,12 @@
 
 import { type Clock, within } from "../clock.ts";
 import { messageOf } from "../errors.ts";
-import { DRAIN_MS_MAX, LINGER_MS_MAX, PAYLOAD_SILENCE_MS_MAX } from "../limits.ts";
+import {
+  DRAIN_MS_MAX,
+  LINGER_MS_MAX,
+  PAYLOAD_SILENCE_MS_MAX,
+  RECEIVE_BUFFER_BYTES,
+} from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import { encodeBlockStatusChunk, encodeNoneChunk, errorReply } from "./chunk_codec.ts";
@@ -195,9 +200,7 @@ export class Transmission implements Predecessor {
     for (;;) {
       // Who can't be answered has nothing more begun: it would come late, when the client is back already.
       if (this.#replies.failed !== undefined) throw this.#replies.failed;
-      const progress = this.#serveReceived();
-      this.#replies.send();
-      this.#counts.turnEnds();
+      const progress = this.#serveTurn();
       if (progress === Progress.Disconnected) return;
       this.#stalled = progress === Progress.Stalled;
       this.#noteWhetherStuck();
@@ -212,7 +215,19 @@ export class Transmission implements Predecessor {
     }
   }
 
-  /** Serves all that has arrived whole, in one turn. */
+  /** Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it. */
+  #serveTurn(): Progress {
+    const bytesMax = this.#reader.bytes + RECEIVE_BUFFER_BYTES;
+    for (;;) {
+      const progress = this.#serveReceived();
+      this.#replies.send();
+      this.#counts.turnEnds();
+      if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
+      if (this.#reader.bytes >= bytesMax || !this.#reader.readNow()) return progress;
+    }
+  }
+
+  /** Serves all that has arrived whole. */
   #serveReceived(): Progress {
     for (;;) {
       const progress = this.#serveRequest();

@@ -82,7 +82,7 @@ export class StatusServer {
     try {
       return this.#answerReport(path);
     } catch (error) {
-      this.#logger.error(`${path}, this should not happen: ${(error as Error).stack}`);
+      this.#logger.error(`${path}, this should not happen: ${(error as Error).stack}`, "status");
       return text(500, "this should not happen; the log says more");
     }
   }

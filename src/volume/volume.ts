@@ -41,8 +41,8 @@ import {
   withdraw,
 } from "./lease.ts";
 import { ReadPath } from "./read.ts";
-import { Reclaimer } from "./reclaim.ts";
-import { recover, type Recovered } from "./recovery.ts";
+import { type Reclaimed, Reclaimer } from "./reclaim.ts";
+import { type OnReading, recover, type Recovered } from "./recovery.ts";
 import { segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
 import { TrimPath } from "./trim.ts";
@@ -88,6 +88,8 @@ export interface Surroundings {
    * store will be written again before anybody uses the volume; else undefined.
    */
   survivedSince?: (uuid: string, epoch: number) => number | undefined;
+  /** Told while the volume is opened. */
+  onReading?: OnReading;
   /** Told once if the open volume has failed for good; a FencedError if another writer has it. */
   onFailure: (error: Error) => void;
 }
@@ -159,10 +161,10 @@ export class Volume implements BlockDevice {
     writerId: string,
     { etag: leaseEtag, before }: Reservation,
   ): Promise<Volume> {
-    const { bucket, logger, host } = around;
+    const { bucket, host } = around;
     const blocksPerStripe = info.stripeBytes / BLOCK_BYTES;
-    const storedUpTo = before?.storedUpTo;
-    const recovered = await recover(bucket, blocksPerStripe, writerId, logger, storedUpTo);
+    const source = { ...around, blocksPerStripe, storedUpTo: before?.storedUpTo };
+    const recovered = await recover(source, writerId);
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
@@ -242,6 +244,11 @@ export class Volume implements BlockDevice {
     return this.#contents.failure === null && this.#read.tryRead(offset, target);
   }
 
+  lend(offset: number, length: number): Uint8Array[] | undefined {
+    this.#requests++;
+    return this.#contents.failure === null ? this.#read.lend(offset, length) : undefined;
+  }
+
   read(offset: number, target: Uint8Array): Promise<void> {
     this.#requests++;
     return this.#read.read(offset, target);
@@ -285,6 +292,11 @@ export class Volume implements BlockDevice {
   /** Bytes that were written and are not in the bucket. */
   get unstoredBytes(): number {
     return this.#contents.unstoredBytes;
+  }
+
+  /** Gives back all the space that can be; see `Reclaimer`. */
+  reclaim(onProgress: (doneBytes: number, allBytes: number) => void): Promise<Reclaimed> {
+    return this.#reclaimer.reclaimAll(onProgress);
   }
 
   /** Why nothing can be done with the volume any more, or null. */
