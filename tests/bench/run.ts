@@ -15,6 +15,7 @@ import { installPackages } from "../support/debian_packages.ts";
 import { PROGRAM } from "../support/drive.ts";
 import { run } from "../support/programs.ts";
 import { benchBeside } from "./beside.ts";
+import { benchCounting } from "./counting.ts";
 import { benchFlush } from "./flush.ts";
 import { benchHot } from "./hot.ts";
 import { benchOpening } from "./opening.ts";
@@ -33,6 +34,7 @@ import { WORKS } from "./works.ts";
 
 const PARTS: Record<string, () => Promise<Row[]>> = {
   hot: benchHot,
+  counting: benchCounting,
   beside: benchBeside,
   tls: benchTls,
   stored: benchStored,
