@@ -53,6 +53,7 @@ export class AcceptedDescriptors {
     return found.length === 1 ? found[0] : undefined;
   }
 
+  /** None if the connection is dead already, and has no peer or takes no option. */
   #ofTcp(conn: Deno.TcpConn): number[] {
     const isOn = (fd: number) => this.#option(fd, IPPROTO_TCP, TCP_NODELAY) === 1n;
     const { localAddr, remoteAddr } = conn;

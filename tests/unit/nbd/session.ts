@@ -5,6 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { type Clock, systemClock } from "../../../src/clock.ts";
+import { directSockets } from "../../../src/linux/direct_socket.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
 import { encodeGreeting } from "../../../src/nbd/codec.ts";
 import {
@@ -73,6 +74,7 @@ export async function serving(
     exportName: "disk",
     description: "a disk for tests",
     readOnly,
+    open: directSockets(),
     clock,
     logger,
   });
