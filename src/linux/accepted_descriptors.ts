@@ -34,16 +34,16 @@ function load() {
   }).symbols;
 }
 
-type Libc = ReturnType<typeof load>;
+let loaded: ReturnType<typeof load> | undefined;
 
 export class AcceptedDescriptors {
-  readonly #libc: Libc;
+  readonly #libc = loaded ??= load();
   /** Of every path: the sockets that had it at the last look. */
   readonly #known = new Map<string, Set<bigint>>();
 
-  /** @throws if there is no C library, or it may not be used */
+  /** Throws if there is no C library, or it may not be used. */
   constructor() {
-    this.#libc = load();
+    descriptors();
   }
 
   find(conn: Deno.Conn): number | undefined {

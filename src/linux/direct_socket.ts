@@ -93,9 +93,11 @@ function load() {
   }).symbols;
 }
 
+let loaded: ReturnType<typeof load> | undefined;
+
 /** The calls, and the one struct msghdr with the list of places that it points to: it is read within a call only. */
 class SystemCalls {
-  readonly #libc = load();
+  readonly #libc = loaded ??= load();
   readonly #words = new Uint32Array(MSGHDR_WORDS + PLACES_MAX * IOVEC_WORDS);
   readonly #message = new Uint8Array(this.#words.buffer);
   /** The memory of an ArrayBuffer stays where it is for as long as it lives. */

@@ -44,6 +44,9 @@ export async function until(state: () => boolean, what: string): Promise<void> {
   }
 }
 
+/** As the program does it; found once, since tests watch what they open. */
+const openDirectly = directSockets();
+
 export interface Served {
   device: MemoryDevice;
   server: NbdServer;
@@ -74,7 +77,7 @@ export async function serving(
     exportName: "disk",
     description: "a disk for tests",
     readOnly,
-    open: directSockets(),
+    open: openDirectly,
     clock,
     logger,
   });
