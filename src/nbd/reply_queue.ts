@@ -1,9 +1,9 @@
 /**
  * Replies on their way to one socket.
  *
- * Replies collect in one buffer while the other is being written, so that all replies of a turn, and all that
- * become ready during a write, leave in a single write. Replies too large for that, or ready when it is
- * full, wait behind it as they are.
+ * Replies collect in one buffer, and all of a turn are sent together: at once as far as the socket takes them. The rest
+ * is written, and what becomes ready meanwhile collects in the other buffer, to leave in a single write. Replies
+ * too large for that, or ready when it is full, wait behind it as they are.
  *
  * Promises: each reply leaves whole and once; memory is two buffers of REPLY_BUFFER_BYTES and what was
  * added. After a failed write nothing more is sent, what was queued is given back, and `failed` says so: nothing
