@@ -7,111 +7,62 @@
  * refused, 3 fenced by another writer, 4 stopped with data not stored.
  */
 import { dirname, join } from "node:path";
-import { parseArgs } from "@std/cli/parse-args";
-import manifest from "./deno.json" with { type: "json" };
 import type { Bucket } from "./src/bucket/bucket.ts";
 import { ConditionalBucket } from "./src/bucket/conditional_bucket.ts";
+import { BucketCounts, CountingBucket } from "./src/bucket/counting_bucket.ts";
 import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
 import {
+  EXIT_CLEAN,
+  EXIT_DAMAGED,
+  EXIT_FENCED,
+  EXIT_NOT_STORED,
+  EXIT_REFUSED,
+  EXIT_UNCAUGHT,
+  HELP,
+  readCommandLine,
+  VERSION,
+} from "./src/command_line.ts";
+import {
   defaultSettings,
   describe,
   findConfig,
+  isLoopback,
   JOURNAL_OFF,
   parseConfig,
   type Settings,
   volumeName,
 } from "./src/config.ts";
+import { STATUS_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
+import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";
 import { LocalHost, runtimeDirectory } from "./src/host.ts";
 import { JournalFolder } from "./src/journal/journal_folder.ts";
 import { JournaledDevice } from "./src/journal/journaled_device.ts";
 import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
+import { infoJson, showInfo } from "./src/info.ts";
 import { directSockets } from "./src/linux/direct_socket.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
+import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
-import { type Logger, stderrLogger } from "./src/logger.ts";
+import { type Logger, oneLine, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
+import { RequestCounts, traceTo } from "./src/nbd/request_counts.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
-import { DrainProgress, showBytes } from "./src/progress.ts";
+import { type ProgressOptions, showBytes } from "./src/progress.ts";
+import { ReadingProgress } from "./src/reading_progress.ts";
+import { reclaimAndReport, reclaimOnSignal } from "./src/reclaim.ts";
+import { StatusServer } from "./src/status/server.ts";
+import { statusOf } from "./src/status/status.ts";
+import { describeVolume } from "./src/volume/description.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
 
-const EXIT_CLEAN = 0;
-const EXIT_DAMAGED = 1;
-const EXIT_REFUSED = 2;
-const EXIT_FENCED = 3;
-const EXIT_NOT_STORED = 4;
-
-const HELP = `ElasticDrive ${manifest.version}: a disk in an S3 bucket, served over NBD
-
-usage: elasticdrive [-c FILE] [--takeover]     serve the drive
-       elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
-       elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
-       elasticdrive [-c FILE] attach DEVICE    make the drive that is served /dev/nbd0, or another of these; after
-                                               a restart of the server, give that its connection back
-       elasticdrive [-c FILE] detach DEVICE    store what was written to it and let go of it [--force]
-
-  -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
-                      or, if there is none, a 1 GiB drive in ./elasticdrive-data
-  --takeover          fence a writer that seems to be alive: it can store nothing more
-  --force             detach also what is in use, or has no server any more: what waits for it fails
-  -h, --help          this text
-  -V, --version       the version
-
-Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
-Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
-writer, 4 stopped with data not stored.`;
-
-const WORDS = ["check", "check-config", "attach", "detach"] as const;
-
-interface CommandLine {
-  command: "serve" | typeof WORDS[number] | "help" | "version";
-  /** Of attach and detach. */
-  device: string;
-  config?: string;
-  takeover: boolean;
-  force: boolean;
-}
-
-function readCommandLine(args: string[]): CommandLine {
-  const refuse = (argument: string) => {
-    throw new UsageError(`unknown argument "${argument}"; see elasticdrive --help`);
-  };
-  const found = parseArgs(args, {
-    string: ["config"],
-    boolean: ["help", "version", "takeover", "force"],
-    alias: { c: "config", h: "help", V: "version" },
-    unknown: (argument: string, option?: string) => {
-      if (option !== undefined) refuse(argument);
-      return true; // a word: kept, and looked at below
-    },
-  });
-  const words = found._.map(String);
-  const command = WORDS.find((word) => word === words[0]);
-  const takesDevice = command === "attach" || command === "detach";
-  const unknown = words[command === undefined ? 0 : takesDevice ? 2 : 1];
-  if (unknown !== undefined) refuse(unknown);
-  const device = words[1] ?? "";
-  if (takesDevice && device === "" && !found.help) {
-    throw new UsageError(`${command} takes a device: elasticdrive ${command} /dev/nbd0`);
-  }
-  if (found.force && command !== "detach") refuse("--force");
-  if (found.config === "" || Array.isArray(found.config)) {
-    throw new UsageError("-c takes the name of one configuration file");
-  }
-  return {
-    command: found.help ? "help" : found.version ? "version" : command ?? "serve",
-    device,
-    config: found.config,
-    takeover: found.takeover,
-    force: found.force,
-  };
-}
+leaveNoCore();
 
 interface LoadedSettings {
   settings: Settings;
@@ -130,6 +81,7 @@ function loadSettings(config?: string): LoadedSettings {
 
 async function openBucket(
   settings: Settings,
+  counts: BucketCounts,
   logger: Logger,
   mayCreate: boolean,
 ): Promise<RetryingBucket> {
@@ -137,14 +89,17 @@ async function openBucket(
   const around = { clock: systemClock, chance: systemChance, logger, mayCreate };
   if (bucket.kind === "directory") {
     const path = join(bucket.path, prefix);
-    const open = () => DirectoryBucket.open(path, around);
+    const open = async () =>
+      new CountingBucket(await DirectoryBucket.open(path, around), counts, systemClock);
     return await RetryingBucket.open(`file:${path}`, open, around);
   }
   // the AWS client takes a tenth of a second to load: only who needs it waits for it
   const { placeOf, S3Bucket } = await import("./src/bucket/s3_bucket.ts");
   const options = { ...settings, bucket: bucket.name };
-  const open = async (signal: AbortSignal): Promise<Bucket> =>
-    new ConditionalBucket(await S3Bucket.open(options, around, signal));
+  const open = async (signal: AbortSignal): Promise<Bucket> => {
+    const bucket = await S3Bucket.open(options, around, signal);
+    return new ConditionalBucket(new CountingBucket(bucket, counts, systemClock));
+  };
   return await RetryingBucket.open(placeOf(options), open, around);
 }
 
@@ -160,6 +115,22 @@ async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Den
   if (settings.listen !== undefined) listeners.push(listenTcp(settings.listen, settings.port));
   if (settings.socket !== undefined) listeners.push(await listenUnix(settings.socket));
   return listeners;
+}
+
+/**
+ * Undefined if it is off. An address that config.ini names is insisted on; the default one is any drive's of this
+ * machine, and a second drive serves without it.
+ */
+function listenForStatus({ status, lines }: Settings, logger: Logger): StatusServer | undefined {
+  if (status === STATUS_OFF) return undefined;
+  try {
+    const around = { clock: systemClock, logger };
+    return new StatusServer({ ...status, isLoopback: isLoopback(status.hostname), ...around });
+  } catch (error) {
+    if (lines.status || !(error instanceof UsageError)) throw error;
+    logger.warn(error.message);
+    return undefined;
+  }
 }
 
 function closeListener(listener: Deno.Listener): void {
@@ -218,6 +189,7 @@ async function openJournal(
 }
 
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
+  const startedAtMs = systemClock.now();
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
   const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
@@ -225,16 +197,20 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   if (!becomeIoFlusher()) logger.debug(() => "not an I/O flusher: needs CAP_SYS_RESOURCE");
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
+  const status = listenForStatus(settings, logger);
+  cleanUp.defer(() => status?.close());
   const host = new LocalHost(systemClock, logger);
   // once it is open, its lock says whether we are alive, until the lease is released
   let isHeld = false;
   cleanUp.defer(() => isHeld || host.close());
   // a bucket that is not there is created only for a volume whose size is known
   const mayCreate = settings.volumeBytes !== undefined;
-  const bucket = await openBucket(settings, logger, mayCreate);
+  const bucketCounts = new BucketCounts();
+  const bucket = await openBucket(settings, bucketCounts, logger, mayCreate);
   cleanUp.defer(() => bucket.close());
   const ended = Promise.withResolvers<number>();
   const folder = journalFolder(settings, host);
+  using reading = await ReadingProgress.begin(progressOptions(logger));
   const volume = await Volume.open(options, {
     bucket,
     clock: systemClock,
@@ -242,26 +218,40 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     logger,
     host,
     survivedSince: (uuid, epoch) => folder?.unbrokenSince(uuid, epoch),
+    onReading: reading.onReading,
     onFailure: (error) => {
       logger.error(error.message);
       ended.resolve(error instanceof FencedError ? EXIT_FENCED : EXIT_NOT_STORED);
     },
   });
+  reading[Symbol.dispose]();
   isHeld = true;
   bucket.startServing();
   const journaled = folder && await openJournal(volume, folder, settings.cacheStripes, logger);
+  const requestCounts = new RequestCounts(
+    systemClock,
+    settings.debug ? traceTo(logger) : undefined,
+  );
   const server = new NbdServer(journaled ?? volume, {
     exportName: volumeName(settings),
     description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),
     readOnly: settings.readOnly,
+    counts: requestCounts,
     open: directSockets(),
     clock: systemClock,
     logger,
   });
+  const isReadOnly = settings.readOnly;
+  const counts = { bucketCounts, requestCounts };
+  const drive = { version: VERSION, startedAtMs, isReadOnly, volume, bucket, server, ...counts };
+  status?.startServing(() => statusOf({ ...drive, clock: systemClock }));
   for (const listener of listeners) server.serve(listener, isTcp(listener) ? tls : undefined);
   const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
-  drainOnSignal(server, volume, logger, () => manager.stopping(condition)).then(ended.resolve);
+  reclaimOnSignal(volume, logger);
+  drainOnSignal(server, volume, progressOptions(logger), () => manager.stopping(condition)).then(
+    ended.resolve,
+  );
   const journalBytes = journaled ? settings.cacheStripes * volume.info.stripeBytes : 0;
   const memory = memoryBytesMax(options, volume.info) + journalBytes;
   logger.info(
@@ -271,16 +261,22 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
         attachCommand(tls ? listeners.at(-1)! : listeners[0], settings)
       }`,
   );
+  if (status) logger.info(`status: ${status.url}`);
   manager.ready(condition);
   const code = await ended.promise;
   if (code === EXIT_CLEAN) journaled?.end();
-  const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
+  const { put, get, head, list, delete: deletes } = bucketCounts;
   logger.info(
-    `${puts} PUT, ${gets} GET, ${lists} LIST, ${deletes} DELETE, ${retries} tried again; ` +
-      `${bytesUp} bytes up, ${bytesDown} down`,
+    `${put.requests} PUT, ${get.requests + head.requests} GET, ${list.requests} LIST, ` +
+      `${deletes.requests} DELETE, ${bucket.retryCount} tried again; ` +
+      `${put.bytes} bytes up, ${get.bytes} down`,
   );
   isHeld = code === EXIT_NOT_STORED;
   return code;
+}
+
+function progressOptions(logger: Logger): ProgressOptions {
+  return { clock: systemClock, logger, isTerminal: Deno.stderr.isTerminal() };
 }
 
 /** What systemd shows of a drive. */
@@ -299,59 +295,55 @@ async function check(
   logger: Logger,
   print: (line: string) => void,
 ): Promise<number> {
-  using cleanUp = new DisposableStack();
-  const host = new LocalHost(systemClock, logger);
-  cleanUp.defer(() => host.close());
-  const bucket = await openBucket(settings, logger, false);
-  cleanUp.defer(() => bucket.close());
-  const isTerminal = Deno.stderr.isTerminal();
-  const around = { host, clock: systemClock, logger, isTerminal, print };
-  return await checkAndReport(bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
+  using place = await openPlace(settings, logger);
+  const around = { ...progressOptions(logger), ...place, print };
+  return await checkAndReport(place.bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
 }
 
-/** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
-async function drainOnSignal(
-  server: NbdServer,
-  volume: Volume,
+async function info(settings: Settings, logger: Logger, asJson: boolean): Promise<string> {
+  using place = await openPlace(settings, logger);
+  const { bucket, host } = place;
+  const about = await describeVolume(bucket, host, systemClock);
+  if (asJson) return infoJson(bucket.name, about);
+  return showInfo(bucket.name, about, systemClock.now()).join("\n");
+}
+
+async function reclaim(
+  settings: Settings,
   logger: Logger,
-  onBegin: () => void,
-): Promise<number> {
-  const signals = ["SIGTERM", "SIGINT"] as const;
-  const next = () =>
-    new Promise<void>((resolve) => {
-      const listener = () => {
-        for (const signal of signals) Deno.removeSignalListener(signal, listener);
-        resolve();
-      };
-      for (const signal of signals) Deno.addSignalListener(signal, listener);
-    });
-  await next();
-  onBegin();
-  const progress = new DrainProgress(systemClock, logger, Deno.stderr.isTerminal());
-  const drained = (async () => {
-    await server.close();
-    await volume.close((unstoredBytes) => progress.show(unstoredBytes));
-    progress.end("everything is stored");
-    return EXIT_CLEAN;
-  })();
-  const givenUp = next().then(() => {
-    progress.end(`given up: ${volume.unstoredBytes} bytes were not stored`);
-    return EXIT_NOT_STORED;
-  });
-  return await Promise.race([drained, givenUp]).catch((error) => {
-    if (error instanceof FencedError) return EXIT_FENCED;
-    logger.error(`${volume.unstoredBytes} bytes were not stored: ${messageOf(error)}`);
-    return EXIT_NOT_STORED;
-  });
+  print: (line: string) => void,
+): Promise<void> {
+  using place = await openPlace(settings, logger);
+  const { bucket, host } = place;
+  const around = { ...progressOptions(logger), host, chance: systemChance, print };
+  const options = { ...settings, takeover: false };
+  await reclaimAndReport(bucket, options, { ...around, interrupted: nextSignal() });
+}
+
+/** What a command needs that works on the bucket, not through a drive. */
+async function openPlace(settings: Settings, logger: Logger) {
+  const host = new LocalHost(systemClock, logger);
+  const counts = new BucketCounts();
+  try {
+    const bucket = await openBucket(settings, counts, logger, false);
+    const close = () => {
+      bucket.close();
+      host.close();
+    };
+    return { host, counts, bucket, [Symbol.dispose]: close };
+  } catch (error) {
+    host.close();
+    throw error;
+  }
 }
 
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, device, config, takeover, force } = readCommandLine(args);
+  const { command, device, config, takeover, force, json } = readCommandLine(args);
   const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
   if (command === "help") return print(HELP), EXIT_CLEAN;
-  if (command === "version") return print(`elasticdrive ${manifest.version}`), EXIT_CLEAN;
+  if (command === "version") return print(`elasticdrive ${VERSION}`), EXIT_CLEAN;
   const { settings, warning } = loadSettings(config);
   const logger = stderrLogger(settings.debug);
   if (warning) logger.warn(warning);
@@ -359,16 +351,29 @@ async function main(args: string[]): Promise<number> {
     loadTls(settings);
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
-  if (command === "check") return await check(settings, logger, print);
+  if (command === "check") {
+    // it names objects, which may be called anything
+    return await check(settings, logger, (line) => print(oneLine(line)));
+  }
+  if (command === "info") return print(await info(settings, logger, json)), EXIT_CLEAN;
+  if (command === "reclaim") return await reclaim(settings, logger, print), EXIT_CLEAN;
   if (command === "attach") {
     return print(await attach(device, settings, systemClock)), EXIT_CLEAN;
   }
   if (command === "detach") {
     return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
   }
-  return await serve(settings, takeover, logger);
+  return await serve(settings, takeover, logger).finally(logger.flush);
 }
 
+/** One line, like any other; an end that is started again, as the runtime's own would be. */
+function endUncaught(error: unknown): never {
+  stderrLogger(false).error(`this should not happen: ${(error as Error)?.stack ?? error}`);
+  Deno.exit(EXIT_UNCAUGHT);
+}
+
+addEventListener("error", ({ error }) => endUncaught(error));
+addEventListener("unhandledrejection", ({ reason }) => endUncaught(reason));
 try {
   Deno.exit(await main(Deno.args));
 } catch (error) {

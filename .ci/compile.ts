@@ -22,7 +22,9 @@ import { mustRun, ROOT, run, say, StepError, task } from "./step.ts";
 
 export const PROGRAM = join(ROOT, "dist", "elasticdrive");
 
-const BUNDLE = join(ROOT, "dist", ".bundle");
+/** The program joined with what it uses of its packages. */
+export const BUNDLE = join(ROOT, "dist", ".bundle");
+
 const CACHE = join(ROOT, "dist", ".deno");
 
 /** Taken out of the environment, where a compile for another machine would find it too. */

@@ -12,7 +12,8 @@
 
 import { join } from "node:path";
 import manifest from "../deno.json" with { type: "json" };
-import { compile, compileProgram, PROGRAM } from "./compile.ts";
+import { BUNDLE, compile, compileProgram, PROGRAM } from "./compile.ts";
+import { licencesOf } from "./licences.ts";
 import { mustRun, ROOT, say, sha256Of, StepError, task } from "./step.ts";
 
 const DIST = join(ROOT, "dist");
@@ -42,6 +43,7 @@ async function pack(target: string, seconds: string): Promise<string> {
   if (target === Deno.build.target) await Deno.copyFile(PROGRAM, program);
   else await compile(target, program);
   await mustRun("cp", ["-R", ...MEMBERS, join(stage, NAME)]);
+  await Deno.writeTextFile(join(stage, NAME, "LICENSES.bundled"), licencesOf(BUNDLE, ROOT));
 
   const archive = `${NAME}-linux-${target.split("-")[0]}.tar`;
   await mustRun("tar", [

@@ -1,13 +1,17 @@
 /** `elasticdrive check`: checks a volume and says, in lines for people, what was found. */
+import type { BucketCounts } from "./bucket/counting_bucket.ts";
 import type { RetryingBucket } from "./bucket/retrying_bucket.ts";
 import type { Clock } from "./clock.ts";
 import type { Logger } from "./logger.ts";
-import { CheckProgress, showBytes } from "./progress.ts";
+import { Progress, showBytes, showCount } from "./progress.ts";
+import { ReadingProgress } from "./reading_progress.ts";
 import { type DiskRange, VolumeCheck, type Weight } from "./volume/check.ts";
 import type { Host } from "./volume/lease.ts";
 
 export interface CheckSurroundings {
   host: Host;
+  /** What the bucket's requests are counted in. */
+  counts: BucketCounts;
   clock: Clock;
   logger: Logger;
   /** If it is, progress is a bar. */
@@ -23,18 +27,19 @@ export interface CheckSurroundings {
  */
 export async function checkAndReport(
   bucket: RetryingBucket,
-  { host, clock, logger, isTerminal, print }: CheckSurroundings,
+  around: CheckSurroundings,
 ): Promise<boolean> {
-  const check = await VolumeCheck.begin(bucket, host, clock);
+  const { host, clock, counts, print } = around;
+  const reading = await ReadingProgress.begin(around);
+  const check = await VolumeCheck.begin(bucket, host, clock, reading.onReading)
+    .finally(() => reading[Symbol.dispose]());
   // an hour's reading is not given up because the bucket was away for a minute
   bucket.startServing();
-  const progress = new CheckProgress(clock, logger, isTerminal);
-  await check.run((done, all) => progress.show(done, all));
-  const seconds = progress.end();
+  const seconds = await readAll(check, around);
   describeVolume(bucket.name, check).forEach(print);
   if (check.state) {
-    const { gets, bytesDown } = bucket.stats;
-    print(`read: ${showBytes(bytesDown)} in ${gets} GETs and ${seconds.toFixed(1)} s`);
+    const { bytes, requests } = counts.get;
+    print(`read: ${showBytes(bytes)} in ${requests} GETs and ${seconds.toFixed(1)} s`);
   }
   for (const { what, ranges } of check.findings) {
     print(`damaged: ${what}`);
@@ -42,6 +47,13 @@ export async function checkAndReport(
   }
   print(verdict(check));
   return check.isSound;
+}
+
+/** Returns the seconds it took. */
+async function readAll(check: VolumeCheck, around: CheckSurroundings): Promise<number> {
+  using progress = await Progress.begin("checking", around);
+  await check.run((done, all) => progress.update(done, all));
+  return progress.seconds;
 }
 
 function describeVolume(name: string, check: VolumeCheck): string[] {
@@ -71,27 +83,23 @@ function describeVolume(name: string, check: VolumeCheck): string[] {
   );
   if (foreign.length > 0) {
     const some = foreign.slice(0, 3).join(", ") + (foreign.length > 3 ? ", ..." : "");
-    lines.push(`not of this volume: ${count(foreign.length, "object")} (${some})`);
+    lines.push(`not of this volume: ${showCount(foreign.length, "object")} (${some})`);
   }
   return lines;
 }
 
 function verdict({ findings, state, isSound }: VolumeCheck): string {
   if (isSound) return "sound: everything is as it was written";
-  const found = count(findings.length, "finding");
+  const found = showCount(findings.length, "finding");
   if (!state) return `damaged: ${found}; the volume can't be opened`;
   const bytes = findings.flatMap(({ ranges }) => ranges).reduce((sum, r) => sum + r.length, 0);
   return `damaged: ${found}; ${showBytes(bytes)} of the disk can't be read`;
 }
 
 function describe({ objects, bytes }: Weight): string {
-  return `${count(objects, "object")}, ${showBytes(bytes)}`;
+  return `${showCount(objects, "object")}, ${showBytes(bytes)}`;
 }
 
 function describeRange({ offset, length }: DiskRange): string {
   return `  bytes ${offset} to ${offset + length - 1} of the disk (${showBytes(length)})`;
-}
-
-function count(n: number, what: string): string {
-  return `${n} ${what}${n === 1 ? "" : "s"}`;
 }

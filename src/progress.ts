@@ -1,10 +1,12 @@
-/** How long work is shown: on a terminal as one line that changes, elsewhere as a line now and then. */
+/**
+ * How long work is shown: on a terminal as a bar that goes away, elsewhere as a line now and then. Both say how much of
+ * how much is done, how fast, and for how long it will go on.
+ */
+import process from "node:process";
+import type { SingleBar } from "cli-progress";
 import type { Clock } from "./clock.ts";
-import { GIB, KIB, MIB, TIB } from "./limits.ts";
+import { GIB, KIB, MIB, PROGRESS_LINE_MS, TIB } from "./limits.ts";
 import type { Logger } from "./logger.ts";
-
-const LINE_EVERY_MS = 5000;
-const TERMINAL_EVERY_MS = 100;
 
 /** A size for people, exact if it is a whole number of its unit: "64 KiB", "1.5 GiB". */
 export function showBytes(bytes: number): string {
@@ -14,92 +16,119 @@ export function showBytes(bytes: number): string {
   return `${Number.isInteger(value) ? value : value.toFixed(1)} ${unit}`;
 }
 
-/** One line of progress: on a terminal it changes in place. */
-class ProgressLine {
-  readonly #clock: Clock;
-  readonly #logger: Logger;
-  readonly #isTerminal: boolean;
+/** A time for people, in its two largest units: "59 s", "3 min 20 s", "2 d 5 h". */
+export function showSeconds(seconds: number): string {
+  const units: [number, string][] = [[86_400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+  const whole = Math.round(seconds);
+  const first = units.findIndex(([size]) => whole >= size);
+  if (first < 0) return "0 s";
+  const parts: string[] = [];
+  let left = whole;
+  for (const [size, unit] of units.slice(first, first + 2)) {
+    if (left >= size) parts.push(`${Math.floor(left / size)} ${unit}`);
+    left %= size;
+  }
+  return parts.join(" ");
+}
+
+/** "1 segment", "12 segments". */
+export function showCount(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? "" : "s"}`;
+}
+
+export interface ProgressOptions {
+  clock: Clock;
+  logger: Logger;
+  /** Of stderr: a bar, rather than lines. */
+  isTerminal: boolean;
+  /** Work that ends sooner shows nothing. */
+  quietMs?: number;
+  /** What is counted; bytes if nothing else is said. */
+  unit?: string;
+}
+
+export class Progress implements Disposable {
+  readonly #what: string;
+  readonly #options: ProgressOptions;
   readonly #startedAt: number;
-  #shownAt = -Infinity;
+  readonly #bar: SingleBar | undefined;
+  #shownAt: number | undefined;
+  /** What the rate is counted from. */
+  #first: { ms: number; done: number } | undefined;
 
-  constructor(clock: Clock, logger: Logger, isTerminal: boolean) {
-    this.#clock = clock;
-    this.#logger = logger;
-    this.#isTerminal = isTerminal;
-    this.#startedAt = clock.monotonic();
+  private constructor(what: string, options: ProgressOptions, bar: SingleBar | undefined) {
+    this.#what = what;
+    this.#options = options;
+    this.#bar = bar;
+    this.#startedAt = options.clock.monotonic();
   }
 
+  /** @param what is done: "checking" */
+  static async begin(what: string, options: ProgressOptions): Promise<Progress> {
+    return new Progress(what, options, options.isTerminal ? await makeBar(what) : undefined);
+  }
+
+  /** Since the begin. */
   get seconds(): number {
-    return (this.#clock.monotonic() - this.#startedAt) / 1000;
+    return (this.#options.clock.monotonic() - this.#startedAt) / 1000;
   }
 
-  /** Shows the text, if it is time for a new one. */
-  show(text: (isTerminal: boolean) => string): void {
-    const now = this.#clock.monotonic();
-    if (now - this.#shownAt < (this.#isTerminal ? TERMINAL_EVERY_MS : LINE_EVERY_MS)) return;
+  /** How far it is now; `all` may change as well. Of nothing there is nothing to say. */
+  update(done: number, all: number): void {
+    if (all === 0) return;
+    this.#first ??= { ms: this.#options.clock.monotonic(), done };
+    if (this.seconds * 1000 < (this.#options.quietMs ?? 0)) return;
+    if (this.#bar) this.#draw(this.#bar, done, all);
+    else this.#tell(done, all);
+  }
+
+  /** Takes a bar away from its terminal. */
+  [Symbol.dispose](): void {
+    if (this.#shownAt !== undefined) this.#bar?.stop();
+    this.#shownAt = undefined;
+  }
+
+  #draw(bar: SingleBar, done: number, all: number): void {
+    const payload = { text: this.#describe(done, all) };
+    if (this.#shownAt === undefined) bar.start(all, done, payload);
+    this.#shownAt = this.#options.clock.monotonic();
+    bar.setTotal(all);
+    bar.update(done, payload);
+  }
+
+  #tell(done: number, all: number): void {
+    const { clock, logger } = this.#options;
+    const now = clock.monotonic();
+    if (this.#shownAt !== undefined && now - this.#shownAt < PROGRESS_LINE_MS) return;
     this.#shownAt = now;
-    if (this.#isTerminal) this.#write(`\r\x1b[K${text(true)}`);
-    else this.#logger.info(text(false));
+    const percent = Math.floor(done / all * 100);
+    logger.info(`${this.#what}: ${percent} %, ${this.#describe(done, all)}`);
   }
 
-  /** Takes the line away from a terminal. */
-  end(): void {
-    if (this.#isTerminal) this.#write("\r\x1b[K");
-  }
-
-  #write(text: string): void {
-    Deno.stderr.writeSync(new TextEncoder().encode(text));
-  }
-}
-
-/** Shows how much is still to be stored while the program stops. */
-export class DrainProgress {
-  readonly #line: ProgressLine;
-  readonly #logger: Logger;
-  #totalBytes = 0;
-
-  constructor(clock: Clock, logger: Logger, isTerminal: boolean) {
-    this.#line = new ProgressLine(clock, logger, isTerminal);
-    this.#logger = logger;
-  }
-
-  show(leftBytes: number): void {
-    this.#totalBytes = Math.max(this.#totalBytes, leftBytes);
-    const all = showBytes(this.#totalBytes);
-    this.#line.show(() => `stopping: ${showBytes(leftBytes)} of ${all} to store`);
-  }
-
-  end(result: string): void {
-    this.#line.end();
-    this.#logger.info(`stopped after ${this.#line.seconds.toFixed(1)} s: ${result}`);
+  #describe(done: number, all: number): string {
+    const { unit, clock } = this.#options;
+    const show = (n: number) => unit === undefined ? showBytes(n) : `${n} ${unit}`;
+    const amount = `${unit === undefined ? showBytes(done) : done} of ${show(all)}`;
+    const first = this.#first!;
+    const perSecond = (done - first.done) * 1000 / (clock.monotonic() - first.ms);
+    if (!(perSecond > 0 && perSecond < Infinity)) return amount; // not known yet
+    const left = showSeconds((all - done) / perSecond);
+    return `${amount}, ${show(Math.round(perSecond))}/s, ${left} left`;
   }
 }
 
-const BAR_LENGTH = 30;
-
-/** Shows how much of a volume has been read. */
-export class CheckProgress {
-  readonly #line: ProgressLine;
-
-  constructor(clock: Clock, logger: Logger, isTerminal: boolean) {
-    this.#line = new ProgressLine(clock, logger, isTerminal);
-  }
-
-  show(doneBytes: number, allBytes: number): void {
-    this.#line.show((isTerminal) => {
-      const share = allBytes === 0 ? 1 : doneBytes / allBytes;
-      const percent = `${Math.floor(share * 100)} %`.padStart(5);
-      const perSecond = showBytes(Math.round(doneBytes / Math.max(this.#line.seconds, 0.001)));
-      const text = `${percent}, ${showBytes(doneBytes)} of ${showBytes(allBytes)}, ${perSecond}/s`;
-      const filled = Math.floor(share * BAR_LENGTH);
-      if (!isTerminal) return `checking:${text}`;
-      return `checking [${"#".repeat(filled).padEnd(BAR_LENGTH, ".")}]${text}`;
-    });
-  }
-
-  /** Returns the seconds it took. */
-  end(): number {
-    this.#line.end();
-    return this.#line.seconds;
-  }
+/** The library is loaded by those who have a terminal, and something to show on it. */
+async function makeBar(what: string): Promise<SingleBar> {
+  const { default: { SingleBar } } = await import("cli-progress");
+  return new SingleBar({
+    format: `${what} [{bar}] {percentage} %, {text}`,
+    stream: process.stderr,
+    barsize: 20,
+    barCompleteChar: "#",
+    barIncompleteChar: ".",
+    fps: 10,
+    linewrap: true,
+    clearOnComplete: true,
+    gracefulExit: false,
+  });
 }

@@ -20,6 +20,7 @@ import type { Session } from "./commands.ts";
 import { type Export, negotiate } from "./handshake.ts";
 import { InFlight } from "./in_flight.ts";
 import type { TlsContext } from "./openssl.ts";
+import { type ConnectionCounts, RequestCounts } from "./request_counts.ts";
 import { ReceiveBuffer, type Socket } from "./socket.ts";
 import { TlsSocket } from "./tls.ts";
 import { Transmission } from "./transmission.ts";
@@ -34,14 +35,32 @@ export interface ServerOptions {
   description: string;
   /** Writes, trims and zeroes are refused. */
   readOnly?: boolean;
+  /** Where requests are counted, for who wants to know. */
+  counts?: RequestCounts;
   /** What a connection in clear is read and written by, if not by itself; it is told every one when it is accepted. */
   open?: (conn: Deno.Conn) => Socket;
   clock: Clock;
   logger: Logger;
 }
 
+/** A connection that is past its handshake. */
+export interface ConnectedClient {
+  /** Address and port, or "unix". */
+  address: string;
+  connectedAtMs: number;
+  isTls: boolean;
+  /** Requests that wait for the device. */
+  inFlight: number;
+  readBytes: number;
+  writtenBytes: number;
+}
+
 interface Connection {
   socket: Socket;
+  address: string;
+  connectedAtMs: number;
+  isTls: boolean;
+  counts: ConnectionCounts;
   /** From the end of the handshake on. */
   transmission: Transmission | undefined;
   /** It was closed for a new one, and has no place any more. */
@@ -54,6 +73,7 @@ export class NbdServer {
   readonly #device: BlockDevice;
   readonly #clock: Clock;
   readonly #logger: Logger;
+  readonly #counts: RequestCounts;
   readonly #offered: Export;
   readonly #open: (conn: Deno.Conn) => Socket;
   readonly #inFlight = new InFlight();
@@ -65,6 +85,7 @@ export class NbdServer {
     this.#device = device;
     this.#clock = options.clock;
     this.#logger = options.logger;
+    this.#counts = options.counts ?? new RequestCounts(options.clock);
     this.#open = options.open ?? ((conn) => conn);
     this.#offered = {
       name: options.exportName,
@@ -78,6 +99,17 @@ export class NbdServer {
   /** Connections that are open, or whose last requests have not left the device. */
   get connections(): number {
     return this.#connections.size;
+  }
+
+  /** Those that are past their handshake, oldest first. */
+  clients(): ConnectedClient[] {
+    return [...this.#connections].flatMap(({ transmission, gaveWay, counts, ...client }) => {
+      if (transmission === undefined || gaveWay) return [];
+      const { address, connectedAtMs, isTls } = client;
+      const { readBytes, writtenBytes } = counts;
+      const inFlight = transmission.inFlightRequests;
+      return { address, connectedAtMs, isTls, inFlight, readBytes, writtenBytes };
+    });
   }
 
   /** Requests that wait for the device. */
@@ -123,7 +155,8 @@ export class NbdServer {
         this.#admit(await listener.accept(), tls);
       } catch (error) {
         if (this.#closing !== undefined) return;
-        this.#logger.warn(`accepting a connection failed: ${messageOf(error)}`);
+        const text = messageOf(error);
+        this.#logger.warn(`accepting a connection failed: ${text}`, "accept", text);
         await sleep(this.#clock, ACCEPT_RETRY_MS);
       }
     }
@@ -139,6 +172,10 @@ export class NbdServer {
     }
     const connection: Connection = {
       socket: tls === undefined ? this.#open(conn) : new TlsSocket(conn, tls),
+      address: addressOf(conn.remoteAddr),
+      connectedAtMs: this.#clock.now(),
+      isTls: tls !== undefined,
+      counts: this.#counts.connection(),
       transmission: undefined,
       gaveWay: false,
       gone: Promise.resolve(),
@@ -148,7 +185,8 @@ export class NbdServer {
   }
 
   #refuse(socket: Socket): void {
-    this.#logger.warn(`a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`);
+    const text = `a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`;
+    this.#logger.warn(text, "refused", text);
     closeQuietly(socket);
   }
 
@@ -174,8 +212,8 @@ export class NbdServer {
 
   /** The life of a connection. */
   async #live(connection: Connection, conn: Deno.Conn): Promise<void> {
-    const { socket } = connection;
-    const peer = nameOf(conn.remoteAddr);
+    const { socket, address } = connection;
+    const peer = address === "unix" ? "on the Unix socket" : address;
     this.#logger.debug(() => `client ${peer} connected`);
     try {
       if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay(true);
@@ -188,6 +226,7 @@ export class NbdServer {
           device: this.#device,
           inFlight: this.#inFlight,
           older,
+          counts: connection.counts,
           clock: this.#clock,
           logger: this.#logger,
         });
@@ -231,7 +270,7 @@ export class NbdServer {
   /** A client that broke the protocol is worth a line; one that died, or whom we closed, is not. */
   #report(peer: string, error: unknown): void {
     if (error instanceof ProtocolError) {
-      this.#logger.info(`client ${peer} was cut off: ${error.message}`);
+      this.#logger.info(`client ${peer} was cut off: ${error.message}`, "cut off", error.message);
     } else {
       this.#logger.debug(() => `the connection to client ${peer} broke: ${messageOf(error)}`);
     }
@@ -246,8 +285,8 @@ function closeQuietly(socket: Socket): void {
   }
 }
 
-function nameOf(address: Deno.Addr): string {
-  return "hostname" in address ? `${address.hostname}:${address.port}` : "on the Unix socket";
+function addressOf(address: Deno.Addr): string {
+  return "hostname" in address ? `${address.hostname}:${address.port}` : "unix";
 }
 
 /** Listens on TCP; port 0 takes a free one. Throws `UsageError`. */

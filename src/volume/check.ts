@@ -20,7 +20,7 @@ import { endOf, joinNeighbours } from "./fetch.ts";
 import { type Host, LEASE_KEY, readTenancy, type Tenancy } from "./lease.ts";
 import { listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
-import { readState, type VolumeState } from "./recovery.ts";
+import { type OnReading, readState, type VolumeState } from "./recovery.ts";
 import {
   openRecord,
   parseSegmentHead,
@@ -98,14 +98,19 @@ export class VolumeCheck {
    *
    * @throws UsageError if there is no volume
    */
-  static async begin(bucket: Bucket, host: Host, clock: Clock): Promise<VolumeCheck> {
+  static async begin(
+    bucket: Bucket,
+    host: Host,
+    clock: Clock,
+    onReading?: OnReading,
+  ): Promise<VolumeCheck> {
     const check = new VolumeCheck(bucket);
     const found = await check.#note(() => readVolume(bucket));
     if (found === null) throw noVolumeIn(bucket.name);
     check.info = found?.info;
     // the lease first: what it says was stored must be there afterwards
     check.tenancy = await check.#note(() => readTenancy(bucket, host, clock));
-    if (check.info) check.state = await check.#note(() => check.#readState());
+    if (check.info) check.state = await check.#note(() => check.#readState(onReading));
     return check;
   }
 
@@ -138,9 +143,14 @@ export class VolumeCheck {
     }
   }
 
-  #readState(): Promise<VolumeState> {
-    const storedUpTo = this.tenancy?.storedUpTo;
-    return readState(this.#bucket, this.#blocksPerStripe, silentLogger, storedUpTo);
+  #readState(onReading?: OnReading): Promise<VolumeState> {
+    return readState({
+      bucket: this.#bucket,
+      blocksPerStripe: this.#blocksPerStripe,
+      logger: silentLogger,
+      storedUpTo: this.tenancy?.storedUpTo,
+      onReading,
+    });
   }
 
   get #blocksPerStripe(): number {

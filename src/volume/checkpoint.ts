@@ -58,7 +58,7 @@ interface PagePlace {
 }
 
 /** What a root says. */
-interface Root {
+export interface Root {
   seq: number;
   epoch: number;
   pages: Map<number, PagePlace>;
@@ -95,19 +95,32 @@ export interface LoadedCheckpoint {
 }
 
 /**
+ * Reads the root of the checkpoint `seq`; the segment table goes into the map.
+ *
+ * @throws DamageError naming the key if it is missing or not as it was written
+ */
+export async function readRoot(bucket: Bucket, seq: number, map: StripeMap): Promise<Root> {
+  const key = checkpointKey(seq);
+  const found = await bucket.get(key);
+  if (!found) throw new DamageError(`${key}: missing`);
+  return parseRoot(key, found.bytes, map);
+}
+
+/**
  * Reads the checkpoint `seq` into an empty map.
  *
+ * @param onProgress told of the bytes of the map that were read, and of all of them
  * @throws DamageError naming the key if any part of it is missing or not as it was written
  */
 export async function loadCheckpoint(
   bucket: Bucket,
   seq: number,
   map: StripeMap,
+  onProgress: (doneBytes: number, allBytes: number) => void = () => {},
 ): Promise<LoadedCheckpoint> {
-  const key = checkpointKey(seq);
-  const found = await bucket.get(key);
-  if (!found) throw new DamageError(`${key}: missing`);
-  const root = parseRoot(key, found.bytes, map);
+  const root = await readRoot(bucket, seq, map);
+  let [doneBytes, allBytes] = [0, 0];
+  for (const { length } of root.pages.values()) allBytes += length;
   const byPack = new Map<string, [number, PagePlace][]>();
   for (const entry of root.pages) {
     const pack = packKey(entry[1]);
@@ -116,12 +129,14 @@ export async function loadCheckpoint(
   }
   await new Limiter(DOWNLOADS_MAX / 4).forEach(byPack, async ([pack, pages]) => {
     const object = await bucket.get(pack);
-    if (!object) throw new DamageError(`${pack}: missing, and ${key} needs it`);
+    if (!object) throw new DamageError(`${pack}: missing, and ${checkpointKey(seq)} needs it`);
     for (const [number, { offset, length }] of pages) {
       const page = parsePage(pack, number, object.bytes.subarray(offset, offset + length));
       map.pages.set(number, page);
       for (const patches of page.patches.values()) map.patchCount += patches.length;
+      doneBytes += length;
     }
+    onProgress(doneBytes, allBytes);
   });
   return { seq: root.seq, epoch: root.epoch, packs: new Set(byPack.keys()) };
 }
@@ -302,6 +317,7 @@ function parsePage(key: string, number: number, bytes: Uint8Array): MapPage {
     for (let word = 0; word < 3; word++) {
       page.words[3 * index + word] = view.getUint32(at + 4 + 4 * word, true);
     }
+    page.countMapped(index, 1);
   }
   for (; at < bytes.length; at += PAGE_PATCH_BYTES) {
     const index = view.getUint32(at, true);
@@ -313,6 +329,7 @@ function parsePage(key: string, number: number, bytes: Uint8Array): MapPage {
         ? null
         : { seq: getUint64(view, at + 8), offset: view.getUint32(at + 16, true), storedBytes },
     };
+    if (!page.isMapped(index)) page.countMapped(index, 1);
     const patches = page.patches.get(index);
     if (patches) patches.push(patch);
     else page.patches.set(index, [patch]);

@@ -67,6 +67,8 @@ export interface Tenancy {
   holder: Holder;
   /** The newest epoch that the lease knows of. */
   epoch: number;
+  /** When the holder last gave a sign of life, in ms since 1970 by its clock. */
+  renewedAt: number;
   /**
    * held: the holder lives, as far as can be told; silent: it has not been heard of for too long; gone: it died
    * without a word.
@@ -98,7 +100,7 @@ export async function readTenancy(
   const who = `${holder.host} (pid ${holder.pid}${opening ? "" : `, epoch ${epoch}`})`;
   const what = `${bucket.name} is ${opening ? "being opened" : "open"} on ${who}, ` +
     `which was last heard of ${seconds} s ago`;
-  const told = { etag, holder, epoch, what, storedUpTo };
+  const told = { etag, holder, epoch, renewedAt, what, storedUpTo };
   if (released) return { ...told, state: "released", unbrokenSince: lease.unbrokenSince };
   const isGone = host.isGone(holder, renewedAt);
   const isSilent = isGone === undefined && seconds * 1000 > LEASE_EXPIRED_MS;

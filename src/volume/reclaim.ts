@@ -26,7 +26,6 @@ import {
   RECLAIM_ROUND_BYTES,
   RECLAIM_ROUND_SEGMENTS_MAX,
   SEGMENT_DATA_BYTES_MAX,
-  SEGMENT_HEAD_BYTES_MAX,
   SEGMENTS_SMALL_MAX,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
@@ -35,18 +34,21 @@ import type { Fetcher } from "./fetch.ts";
 import type { FlushPath } from "./flush.ts";
 import { deleteAll, listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
-import {
-  parseSegmentHead,
-  RECORD_DATA,
-  segmentKey,
-  type SegmentRecord,
-  seqOfKey,
-} from "./segment.ts";
+import { segmentKey, seqOfKey } from "./segment.ts";
+import { SegmentMover } from "./segment_mover.ts";
+import type { SegmentUse } from "./stripe_map.ts";
 
 /** What is too much: bytes that nothing needs, and segments. Zero or less: nothing to do. */
 interface Excess {
   bytes: number;
   segments: number;
+}
+
+/** What a request came to: what there is now, and how much less that is. */
+export interface Reclaimed extends SegmentUse {
+  segments: number;
+  /** What clients have stored meanwhile is taken off. */
+  freedBytes: number;
 }
 
 export interface ReclaimOptions {
@@ -62,17 +64,20 @@ export interface ReclaimOptions {
 
 export class Reclaimer {
   readonly #contents: Contents;
-  readonly #fetcher: Fetcher;
   readonly #flush: FlushPath;
   readonly #bucket: Bucket;
   readonly #logger: Logger;
   readonly #options: ReclaimOptions;
+  readonly #mover: SegmentMover;
   /** Segments that can't be moved, because they are damaged; they stay as they are. */
   readonly #fixed = new Set<number>();
+  /** Of the segments deleted so far. */
+  reclaimedBytes = 0;
   #running: Promise<void> | null = null;
   /** A checkpoint that gives back what is dead. */
   #checkpointing: Promise<boolean> | null = null;
   #isStopped = false;
+  #isRequested = false;
   #hasSwept = false;
   #endRest: (() => void) | null = null;
   #restsUntilStored = 0;
@@ -86,11 +91,14 @@ export class Reclaimer {
     options: ReclaimOptions,
   ) {
     this.#contents = contents;
-    this.#fetcher = fetcher;
     this.#flush = flush;
     this.#bucket = bucket;
     this.#logger = logger;
     this.#options = options;
+    this.#mover = new SegmentMover(contents, fetcher, flush, bucket, {
+      isStopped: () => this.#isStopped,
+      confirm: options.confirm,
+    });
   }
 
   /** To be called when garbage may have become more: begins if there is much, and goes on until there is little. */
@@ -102,8 +110,29 @@ export class Reclaimer {
       if (this.#contents.failure !== null) return;
       this.#logger.warn(
         `reclaim stopped, and begins anew with the next commit: ${messageOf(error)}`,
+        "reclaim stopped",
+        messageOf(error),
       );
     }).finally(() => this.#running = null);
+  }
+
+  /**
+   * Gives back on request all that can be: moves what is live out of every segment of which less than
+   * RECLAIM_LIVE_SHARE_MAX is, and deletes what is dead then.
+   *
+   * @param onProgress told how much of what has to move has moved
+   */
+  async reclaimAll(onProgress: (doneBytes: number, allBytes: number) => void): Promise<Reclaimed> {
+    const { total, segments } = this.#contents.map;
+    const before = total.storedBytes;
+    this.#isRequested = true;
+    this.#endRest?.();
+    while (this.#running) await this.#running;
+    const moving = this.#moveAll(onProgress).finally(() => this.#isRequested = false);
+    this.#running = moving.catch(() => {}).finally(() => this.#running = null);
+    await moving;
+    this.#contents.assertAlive();
+    return { ...total, segments: segments.size, freedBytes: before - total.storedBytes };
   }
 
   /** No round begins any more; resolves when the one under way has ended. */
@@ -143,6 +172,7 @@ export class Reclaimer {
     }
     await deleteAll(this.#bucket, seqs.map(segmentKey));
     for (const seq of seqs) {
+      this.reclaimedBytes += map.segments.get(seq)?.storedBytes ?? 0;
       map.forgetSegment(seq);
       this.#fixed.delete(seq);
     }
@@ -151,24 +181,49 @@ export class Reclaimer {
   // ---- moving
 
   async #run(): Promise<void> {
-    const { clock } = this.#contents;
     for (;;) {
       const excess = this.#excess(RECLAIM_END_SHARE, 3 / 4);
-      if (this.#isStopped || !isAny(excess)) return;
-      const sinceMs = clock.monotonic();
-      const requests = this.#options.requests();
-      const { storedBytes } = this.#flush;
-      const done = await this.#round(excess);
-      const ms = clock.monotonic() - sinceMs;
-      this.#logger.debug(() =>
-        `reclaim ${done ?? "found nothing to do"} in ${Math.round(ms)} ms; ${this.#state()}`
-      );
-      if (done === undefined) return;
-      if (this.#options.requests() !== requests) {
-        this.#restsUntilStored = storedBytes + RECLAIM_ROUND_BYTES * (1 + RECLAIM_REST_FACTOR);
-        await this.#rest(ms * RECLAIM_REST_FACTOR);
-      }
+      if (this.#isStopped || this.#isRequested || !isAny(excess)) return;
+      if (!await this.#atLeisure(() => this.#round(excess))) return;
     }
+  }
+
+  async #moveAll(onProgress: (doneBytes: number, allBytes: number) => void): Promise<void> {
+    const { segments } = this.#contents.map;
+    const { movable } = this.#survey(true);
+    const sizes = movable.map((seq) => segments.get(seq)!.liveBytes);
+    const allBytes = sizes.reduce((sum, size) => sum + size, 0);
+    let doneBytes = 0;
+    for (let at = 0; at < movable.length && !this.#isStopped;) {
+      onProgress(doneBytes, allBytes);
+      await this.#atLeisure(async () => {
+        const moved = await this.#move(movable.slice(at));
+        for (const end = at + moved; at < end; at++) doneBytes += sizes[at];
+        return `moved what was live in ${moved} segments`;
+      });
+    }
+    onProgress(doneBytes, allBytes);
+    // what died before the first of two checkpoints goes behind the second
+    for (let left = 2; left > 0 && !this.#isStopped; left--) await this.#checkpoint();
+  }
+
+  /** Works, and rests for it if clients were active; false if there was nothing to do. */
+  async #atLeisure(work: () => Promise<string | undefined>): Promise<boolean> {
+    const { clock } = this.#contents;
+    const sinceMs = clock.monotonic();
+    const requests = this.#options.requests();
+    const { storedBytes } = this.#flush;
+    const done = await work();
+    const ms = clock.monotonic() - sinceMs;
+    this.#logger.debug(() =>
+      `reclaim ${done ?? "found nothing to do"} in ${Math.round(ms)} ms; ${this.#state()}`
+    );
+    if (done === undefined) return false;
+    if (this.#options.requests() !== requests) {
+      this.#restsUntilStored = storedBytes + RECLAIM_ROUND_BYTES * (1 + RECLAIM_REST_FACTOR);
+      await this.#rest(ms * RECLAIM_REST_FACTOR);
+    }
+    return true;
   }
 
   #state(): string {
@@ -243,103 +298,23 @@ export class Reclaimer {
     while (
       count < Math.min(seqs.length, RECLAIM_ROUND_SEGMENTS_MAX) && bytes < RECLAIM_ROUND_BYTES
     ) {
-      bytes += map.segments.get(seqs[count++])!.liveBytes;
+      bytes += map.segments.get(seqs[count++])?.liveBytes ?? 0; // or deleted since it was ranked
     }
     if (count === 0) return 0;
     const brought = new Set<number>();
     await new Limiter(RECLAIM_HEADS_MAX).forEach(seqs.slice(0, count), async (seq) => {
       try {
-        await this.#bringIn(seq, brought);
+        await this.#mover.bringIn(seq, brought);
       } catch (error) {
         if (!(error instanceof DamageError)) throw error;
         this.#fixed.add(seq);
-        this.#logger.warn(`${error.message}; reclaim leaves ${segmentKey(seq)} as it is`);
+        const text = `${error.message}; reclaim leaves ${segmentKey(seq)} as it is`;
+        this.#logger.warn(text, "reclaim", text);
       }
     });
     await this.#flush.flush();
     for (const stripe of brought) this.#contents.cache.drop(stripe);
     return count;
-  }
-
-  /** Brings what is live in a segment into the cache and marks it dirty. */
-  async #bringIn(seq: number, brought: Set<number>): Promise<void> {
-    const { map, dirtyStripesMax, blocksPerStripe } = this.#contents;
-    const key = segmentKey(seq);
-    const found = await this.#bucket.get(key, { offset: 0, length: SEGMENT_HEAD_BYTES_MAX });
-    const isLive = () => (map.segments.get(seq)?.liveBytes ?? 0) > 0;
-    if (!found) {
-      if (!isLive()) return; // rightly so: it has died meanwhile, and was deleted
-      await this.#options.confirm();
-      throw new DamageError(`${key}: the segment is missing`);
-    }
-    const byStripe = new Map<number, SegmentRecord[]>();
-    for (const record of parseSegmentHead(key, found.bytes, found.size).records) {
-      if (record.kind !== RECORD_DATA || map.liveBytes(seq, record) === 0) continue;
-      const stripe = Math.floor(record.firstBlock / blocksPerStripe);
-      if (byStripe.has(stripe)) byStripe.get(stripe)!.push(record);
-      else byStripe.set(stripe, [record]);
-    }
-    const entries = [...byStripe];
-    const atOnce = Math.max(1, Math.floor(dirtyStripesMax / 8));
-    for (let at = 0; at < entries.length && !this.#isStopped; at += atOnce) {
-      const some = entries.slice(at, at + atOnce);
-      await this.#reserve(some.length);
-      try {
-        await this.#fetch(seq, some, brought);
-        this.#contents.assertAlive();
-        for (const [, records] of some) {
-          for (const record of records) if (map.liveBytes(seq, record) > 0) this.#markDirty(record);
-        }
-      } finally {
-        this.#contents.reservedStripes -= some.length;
-        this.#contents.cache.wake();
-      }
-      this.#flush.changed();
-    }
-    if (entries.length === 0 && isLive()) {
-      throw new DamageError(`${key}: its index has nothing of what is live in it`);
-    }
-  }
-
-  /** A base is replaced by a whole stripe only, a patch by its own blocks. */
-  async #fetch(seq: number, entries: [number, SegmentRecord[]][], brought: Set<number>) {
-    const { cache, blocksPerStripe } = this.#contents;
-    const whole: number[] = [];
-    const part: number[] = [];
-    for (const [stripe, records] of entries) {
-      if (cache.find(stripe) < 0) brought.add(stripe);
-      const hasBase = records.some(({ blockCount }) => blockCount === blocksPerStripe);
-      (hasBase ? whole : part).push(stripe);
-    }
-    await Promise.all([this.#fetcher.fetch(whole), this.#fetcher.fetch(part, { onlySeq: seq })]);
-  }
-
-  /** Marks what is here of the record's blocks; what is not, any more, waits for another round. */
-  #markDirty({ firstBlock, blockCount }: SegmentRecord): void {
-    const { cache, blocksPerStripe } = this.#contents;
-    const slot = cache.find(Math.floor(firstBlock / blocksPerStripe));
-    if (slot < 0) return;
-    const isBase = blockCount === blocksPerStripe;
-    if (isBase && !cache.allValid(slot, 0, blocksPerStripe)) return;
-    const first = firstBlock % blocksPerStripe;
-    for (let block = first; block < first + blockCount; block++) {
-      if (cache.isValid(slot, block)) cache.setDirty(slot, block, 1);
-    }
-  }
-
-  /** Waits for room, and takes it; all of reclaim never has more than a quarter of what there is. */
-  async #reserve(stripes: number): Promise<void> {
-    const contents = this.#contents;
-    const reservedMax = Math.max(stripes, Math.floor(contents.dirtyStripesMax / 4));
-    for (;;) {
-      contents.assertAlive();
-      if (
-        stripes <= contents.roomStripes && contents.reservedStripes + stripes <= reservedMax
-      ) break;
-      this.#flush.wantRoom();
-      await contents.cache.roomMade();
-    }
-    contents.reservedStripes += stripes;
   }
 
   async #rest(ms: number): Promise<void> {

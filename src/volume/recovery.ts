@@ -43,6 +43,9 @@ export interface VolumeState {
   checkpoint: LoadedCheckpoint | null;
 }
 
+/** How far the reading of a volume is: bytes of the map, or segments of the log behind it. */
+export type OnReading = (what: "map" | "log", done: number, all: number) => void;
+
 /** The same, claimed by this writer: `lastSeq` is the claim. */
 export interface Recovered extends VolumeState {
   writer: Writer;
@@ -50,45 +53,33 @@ export interface Recovered extends VolumeState {
   replayed: number;
 }
 
+/** What a volume is read from. */
+export interface Source {
+  bucket: Bucket;
+  blocksPerStripe: number;
+  logger: Logger;
+  /** A seq up to which everything is known to have been stored. */
+  storedUpTo?: number;
+  onReading?: OnReading;
+}
+
 /**
  * Reads the volume and claims it.
  *
  * @param writerId 32 hexadecimal digits, new for every opening
- * @param storedUpTo a seq up to which everything is known to have been stored
  * @throws DamageError naming the key, if something that was stored is missing or not as it was written
  */
-export function recover(
-  bucket: Bucket,
-  blocksPerStripe: number,
-  writerId: string,
-  logger: Logger,
-  storedUpTo = 0,
-): Promise<Recovered> {
-  const source = { bucket, blocksPerStripe, logger, storedUpTo };
+export function recover(source: Source, writerId: string): Promise<Recovered> {
   return undisturbed(source, async (log, checkpoint) => {
-    const writer = await claim(bucket, log, writerId);
+    const writer = await claim(source.bucket, log, writerId);
     const state = stateAt(log, checkpoint);
     return { ...state, writer, replayed: state.lastSeq - 1 - (checkpoint?.seq ?? 0) };
   });
 }
 
 /** Reads the volume and leaves it as it is, whoever has it open. Throws as `recover` does. */
-export function readState(
-  bucket: Bucket,
-  blocksPerStripe: number,
-  logger: Logger,
-  storedUpTo = 0,
-): Promise<VolumeState> {
-  const source = { bucket, blocksPerStripe, logger, storedUpTo };
+export function readState(source: Source): Promise<VolumeState> {
   return undisturbed(source, (log, checkpoint) => Promise.resolve(stateAt(log, checkpoint)));
-}
-
-/** What a volume is read from. */
-interface Source {
-  bucket: Bucket;
-  blocksPerStripe: number;
-  logger: Logger;
-  storedUpTo: number;
 }
 
 function stateAt(log: LogReader, checkpoint: LoadedCheckpoint | null): VolumeState {
@@ -118,7 +109,7 @@ async function undisturbed<T>(
 
 /** The newest checkpoint of `seqs` that is sound, and the log behind it. */
 async function read(
-  { bucket, blocksPerStripe, logger, storedUpTo }: Source,
+  { bucket, blocksPerStripe, logger, storedUpTo = 0, onReading = () => {} }: Source,
   seqs: number[],
 ): Promise<{ log: LogReader; checkpoint: LoadedCheckpoint | null }> {
   const damages: string[] = [];
@@ -126,7 +117,8 @@ async function read(
   let checkpoint: LoadedCheckpoint | null = null;
   for (const seq of seqs) {
     try {
-      checkpoint = await loadCheckpoint(bucket, seq, map);
+      const onPages = (done: number, all: number) => onReading("map", done, all);
+      checkpoint = await loadCheckpoint(bucket, seq, map, onPages);
       break;
     } catch (error) {
       if (!(error instanceof DamageError)) throw error;
@@ -136,7 +128,7 @@ async function read(
     }
   }
   try {
-    const log = new LogReader(bucket, map, checkpoint?.seq ?? 0, checkpoint?.epoch ?? 0);
+    const log = new LogReader(bucket, map, checkpoint, onReading);
     await log.readOn();
     if (seqs.length > 0) log.assertReaches(seqs[0], `${checkpointKey(seqs[0])} is there`);
     log.assertReaches(storedUpTo, `lease.json says that everything up to ${storedUpTo} was stored`);
@@ -154,15 +146,23 @@ class LogReader {
   highestEpoch: number;
   readonly map: StripeMap;
   readonly #bucket: Bucket;
+  readonly #onReading: OnReading;
   readonly #reads = new Limiter(DOWNLOADS_MAX);
   /** Segments of a batch whose last one is not read yet. */
   #unfinished: SegmentHead[] = [];
 
-  constructor(bucket: Bucket, map: StripeMap, afterSeq: number, epoch: number) {
+  /** @param checkpoint what the map was read from */
+  constructor(
+    bucket: Bucket,
+    map: StripeMap,
+    checkpoint: LoadedCheckpoint | null,
+    onReading: OnReading,
+  ) {
     this.#bucket = bucket;
+    this.#onReading = onReading;
     this.map = map;
-    this.end = afterSeq + 1;
-    this.highestEpoch = epoch;
+    this.end = (checkpoint?.seq ?? 0) + 1;
+    this.highestEpoch = checkpoint?.epoch ?? 0;
   }
 
   /** Reads and applies what has come since. */
@@ -191,6 +191,7 @@ class LogReader {
         this.#take(head);
         at++;
       }
+      this.#onReading("log", at, listed.length);
     }
     return this.#damageAtEnd(listed.slice(at));
   }

@@ -28,6 +28,7 @@ import { Checkpointer } from "./checkpoint.ts";
 import { Contents } from "./contents.ts";
 import { extentsOf } from "./extents.ts";
 import { Fetcher } from "./fetch.ts";
+import { figuresOf, type VolumeFigures } from "./figures.ts";
 import { FlushPath } from "./flush.ts";
 import {
   type Host,
@@ -40,8 +41,8 @@ import {
   withdraw,
 } from "./lease.ts";
 import { ReadPath } from "./read.ts";
-import { Reclaimer } from "./reclaim.ts";
-import { recover, type Recovered } from "./recovery.ts";
+import { type Reclaimed, Reclaimer } from "./reclaim.ts";
+import { type OnReading, recover, type Recovered } from "./recovery.ts";
 import { segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
 import { TrimPath } from "./trim.ts";
@@ -87,6 +88,8 @@ export interface Surroundings {
    * store will be written again before anybody uses the volume; else undefined.
    */
   survivedSince?: (uuid: string, epoch: number) => number | undefined;
+  /** Told while the volume is opened. */
+  onReading?: OnReading;
   /** Told once if the open volume has failed for good; a FencedError if another writer has it. */
   onFailure: (error: Error) => void;
 }
@@ -121,6 +124,7 @@ export class Volume implements BlockDevice {
   readonly #logger: Logger;
   readonly #onFailure: (error: Error) => void;
   #checkpointing: Promise<boolean> | null = null;
+  #checkpoints = 0;
   /** Requests of clients so far. */
   #requests = 0;
   #cancelCheckpointTimer: (() => void) | null = null;
@@ -157,10 +161,10 @@ export class Volume implements BlockDevice {
     writerId: string,
     { etag: leaseEtag, before }: Reservation,
   ): Promise<Volume> {
-    const { bucket, logger, host } = around;
+    const { bucket, host } = around;
     const blocksPerStripe = info.stripeBytes / BLOCK_BYTES;
-    const storedUpTo = before?.storedUpTo;
-    const recovered = await recover(bucket, blocksPerStripe, writerId, logger, storedUpTo);
+    const source = { ...around, blocksPerStripe, storedUpTo: before?.storedUpTo };
+    const recovered = await recover(source, writerId);
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
@@ -290,6 +294,24 @@ export class Volume implements BlockDevice {
     return this.#contents.unstoredBytes;
   }
 
+  /** Gives back all the space that can be; see `Reclaimer`. */
+  reclaim(onProgress: (doneBytes: number, allBytes: number) => void): Promise<Reclaimed> {
+    return this.#reclaimer.reclaimAll(onProgress);
+  }
+
+  /** Why nothing can be done with the volume any more, or null. */
+  get failure(): Error | null {
+    return this.#contents.failure;
+  }
+
+  figures(): VolumeFigures {
+    return figuresOf(this.#contents, this.#read, this.#flush, {
+      sizeBytes: this.sizeBytes,
+      checkpoints: this.#checkpoints,
+      reclaimedBytes: this.#reclaimer.reclaimedBytes,
+    });
+  }
+
   /**
    * Stores everything, then a checkpoint, and gives the volume back. The device must not be used from the
    * call on. Goes on for as long as the bucket is away.
@@ -363,12 +385,14 @@ export class Volume implements BlockDevice {
     const dead = this.#reclaimer.dead();
     try {
       const olderSeq = await this.#checkpointer.store(seq);
+      this.#checkpoints++;
       await this.#reclaimer.deleteDead(dead, olderSeq);
       this.#logger.debug(() => `checkpoint ${seq} stored`);
       return true;
     } catch (error) {
       // the log has everything a checkpoint has: opening takes longer, nothing is lost
-      this.#logger.warn(`checkpoint ${seq} not stored: ${messageOf(error)}`);
+      const text = messageOf(error);
+      this.#logger.warn(`checkpoint ${seq} not stored: ${text}`, "checkpoint", text);
       return false;
     }
   }

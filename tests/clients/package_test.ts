@@ -68,12 +68,23 @@ Deno.test("deno task package", async (t) => {
       assertEquals(members.filter((member) => !systemd.includes(member)), [
         ["/", "drwxr-xr-x"],
         ["/LICENSE", "-rw-r--r--"],
+        ["/LICENSES.bundled", "-rw-r--r--"],
         ["/README.md", "-rw-r--r--"],
         ["/config.ini.example", "-rw-r--r--"],
         ["/elasticdrive", "-rwxr-xr-x"],
         ["/install.sh", "-rwxr-xr-x"],
       ]);
       assertEquals(systemd[0], ["/systemd/", "drwxr-xr-x"]);
+    });
+
+    await t.step(`${name}: the licence of everything that is joined into the program`, async () => {
+      const member = `${NAME}/LICENSES.bundled`;
+      const args = ["--extract", "--to-stdout", "--gzip", "--file", archiveOf(name), member];
+      const text = await run("tar", args, { cwd: `${ROOT}/dist` });
+      for (const name of ["@aws-sdk/client-s3", "lru-cache"]) {
+        assertMatch(text, new RegExp(`^${name} [\\d.]+\n`, "m"));
+      }
+      assert(text.includes("Apache License") && text.includes("Blue Oak"), text.slice(0, 400));
     });
 
     await t.step(`${name}: beside Deno's runtime only what is used`, async () => {

@@ -44,7 +44,7 @@ testInBothBuckets({
       await using drive = await Drive.start({ bucket, size: "5M", server: NEVER });
       await runPython(WRITE_UNFLUSHED, [drive.uri, image]);
       await drive.stopClean(signal);
-      assertMatch(drive.stderr, /stopping: 5 MiB of 5 MiB to store/);
+      assertMatch(drive.stderr, /stopping: 0 %, 0 bytes of 5 MiB/);
       await using reopened = await Drive.start({ bucket });
       await assertHolds(reopened, image);
       await reopened.stopClean();
@@ -86,7 +86,7 @@ testInS3({
         const lost = await scratch.random("lost", 20);
         await runPython(WRITE_UNFLUSHED, [drive.uri, lost]);
         drive.signal("SIGTERM");
-        assertMatch(await drive.says(/stopping: /), /20 MiB of 20 MiB to store/);
+        assertMatch(await drive.says(/stopping: /), /0 bytes of 20 MiB/);
         assertEquals(await drive.stop("SIGINT"), 4, drive.stderr);
         assertMatch(drive.stderr, new RegExp(`given up: ${20 * MIB} bytes were not stored`));
       } finally {
@@ -108,7 +108,7 @@ testInS3({
     try {
       await runPython(WRITE_UNFLUSHED, [drive.uri, image]);
       drive.signal("SIGTERM");
-      await drive.says(/stopping: 20 MiB of 20 MiB to store/);
+      await drive.says(/stopping: 0 %, 0 bytes of 20 MiB/);
       // The outage is worth a line after a second.
       await drive.says(/s3:\/\/drive.*nobody listens there/);
     } finally {

@@ -89,6 +89,59 @@ Deno.test("what is trimmed is given back, and with the whole disk trimmed nothin
   assert(rest.length <= 2, `left are ${rest}`);
 });
 
+Deno.test("on request all is given back but what is not worth moving, and the disk stays as it is", async () => {
+  const opened = await openVolume({ cacheStripes: 64 }); // whose garbage is too little to begin unasked
+  const values = new Array(STRIPES * BLOCKS_PER_STRIPE).fill(0);
+  for (let stripe = 0; stripe < 32; stripe++) await put(opened, stripe * 4, 4, 1);
+  await put(opened, 0, 128, 2);
+  for (let stripe = 0; stripe < 32; stripe += 2) await put(opened, stripe * 4, 4, 3);
+  for (let block = 0; block < 128; block++) values[block] = block % 8 < 4 ? 3 : 2;
+  const before = logBytes(opened.bucket);
+  const told: number[][] = [];
+  const { freedBytes, storedBytes, liveBytes } = await opened.volume.reclaim((...progress) =>
+    told.push(progress)
+  );
+  opened.volume.checkInvariants();
+  const after = logBytes(opened.bucket);
+  const live = 32 * STRIPE_BYTES;
+  assert(before > 2.4 * live && after < 1.05 * live, `${before} became ${after} of ${live}`);
+  assert(liveBytes >= live && storedBytes <= after, `${liveBytes} of ${storedBytes}`);
+  const small = 2000; // claims are not counted as segments
+  assert(Math.abs(freedBytes - (before - after)) < small, `${freedBytes} of ${before - after}`);
+  const moved = 16 * (STRIPE_BYTES + 16);
+  assertEquals([told[0], told.at(-1)], [[0, moved], [moved, moved]]);
+  const { volume } = await reopenAfterCrash(opened);
+  assertEquals(await firstBytes(volume, 0, values.length), values);
+});
+
+Deno.test("a request while nothing is garbage moves nothing; one after another is as good as one", async () => {
+  const opened = await openVolume();
+  await put(opened, 0, 16, 1);
+  for (let time = 0; time < 2; time++) {
+    const told: number[][] = [];
+    const { liveBytes } = await opened.volume.reclaim((...progress) => told.push(progress));
+    assertEquals([liveBytes, told], [4 * (STRIPE_BYTES + 16), [[0, 0]]]);
+  }
+  assertEquals(await firstBytes(opened.volume, 0, 17), [...new Array(16).fill(1), 0]);
+  opened.volume.abandon();
+});
+
+Deno.test("a volume that is closed in the middle of a request is closed clean", async () => {
+  const opened = await openVolume({ cacheStripes: 64 });
+  await put(opened, 0, 128, 1);
+  await put(opened, 0, 100, 2);
+  opened.bucket.hold("get");
+  const request = opened.volume.reclaim(() => {});
+  await opened.bucket.untilHeld(1);
+  const closed = opened.volume.close();
+  opened.bucket.release("get");
+  await Promise.all([request, closed]);
+  assertEquals([opened.clock.pending, opened.failures], [0, []]);
+  const { volume } = await openVolume({}, { bucket: opened.bucket });
+  assertEquals(await firstBytes(volume, 99, 2), [2, 1]);
+  volume.abandon();
+});
+
 Deno.test("a segment in which something is live is not deleted before that has moved", async () => {
   const opened = await openVolume({ ...EAGER, cacheStripes: 64 });
   await opened.volume.write(0, blocks(32, 1));

@@ -29,7 +29,7 @@ async function put(bucket: MemoryBucket, seq: number, told: Told = {}): Promise<
 }
 
 const open = (bucket: MemoryBucket, logger = rememberingLogger(), writer = "f".repeat(32)) =>
-  recover(bucket, BLOCKS, writer, logger);
+  recover({ bucket, blocksPerStripe: BLOCKS, logger }, writer);
 
 /** The stripes from 1 to 9 that are mapped, and the seq that has stripe 0. */
 async function found(bucket: MemoryBucket) {
@@ -121,7 +121,10 @@ Deno.test("of two that open at once both get an epoch of their own, and the lowe
     await put(bucket, 1);
     bucket.hold("put");
     const both = [0, 1].map((who) =>
-      recover(bucket, BLOCKS, `${who + 1}`.repeat(32), silentLogger)
+      recover(
+        { bucket, blocksPerStripe: BLOCKS, logger: silentLogger },
+        `${who + 1}`.repeat(32),
+      )
     );
     await bucket.untilHeld(2);
     bucket.held[at].release();
@@ -167,7 +170,11 @@ Deno.test("a volume can be read without being claimed, whoever has it open", asy
   const bucket = await withCheckpoints();
   await put(bucket, 7, { last: false });
   const before = new Map(bucket.objects);
-  const { map, lastSeq, epoch, checkpoint } = await readState(bucket, BLOCKS, silentLogger);
+  const { map, lastSeq, epoch, checkpoint } = await readState({
+    bucket,
+    blocksPerStripe: BLOCKS,
+    logger: silentLogger,
+  });
   assertEquals([lastSeq, epoch, checkpoint!.seq], [7, 1, 4]);
   assertEquals([map.base(0)!.seq, map.isMapped(7)], [6, false], "7 is of an unfinished batch");
   assertEquals(bucket.objects, before);

@@ -1,0 +1,99 @@
+/** The command line: what may be said there, what was, and what the program ends with. */
+import { parseArgs } from "@std/cli/parse-args";
+import manifest from "../deno.json" with { type: "json" };
+import { UsageError } from "./errors.ts";
+
+export const VERSION = manifest.version;
+
+export const EXIT_CLEAN = 0;
+export const EXIT_DAMAGED = 1;
+/** Of a running drive. */
+export const EXIT_UNCAUGHT = 1;
+export const EXIT_REFUSED = 2;
+export const EXIT_FENCED = 3;
+export const EXIT_NOT_STORED = 4;
+
+export const HELP = `ElasticDrive ${VERSION}: a disk in an S3 bucket, served over NBD
+
+usage: elasticdrive [-c FILE] [--takeover]     serve the drive
+       elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
+       elasticdrive [-c FILE] info             say what the volume is and what is stored of it, from the bucket alone; changes
+                                               nothing, and works beside a drive that serves it [--json]
+       elasticdrive [-c FILE] reclaim          give back all the space that nothing needs, while no drive serves it
+                                               (one that does gives it back by itself, or at once on SIGUSR1)
+       elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
+       elasticdrive [-c FILE] attach DEVICE    make the drive that is served /dev/nbd0, or another of these; after
+                                               a restart of the server, give that its connection back
+       elasticdrive [-c FILE] detach DEVICE    store what was written to it and let go of it [--force]
+
+  -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
+                      or, if there is none, a 1 GiB drive in ./elasticdrive-data
+  --takeover          fence a writer that seems to be alive: it can store nothing more
+  --force             detach also what is in use, or has no server any more: what waits for it fails
+  --json              print what a program can read
+  -h, --help          this text
+  -V, --version       the version
+
+Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
+Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
+writer, 4 stopped with data not stored.`;
+
+const WORDS = ["check", "info", "reclaim", "check-config", "attach", "detach"] as const;
+
+type Command = "serve" | typeof WORDS[number] | "help" | "version";
+
+/** Options that are not for every command. */
+const ONLY_WITH: Record<"takeover" | "force" | "json", Command[]> = {
+  takeover: ["serve"],
+  force: ["detach"],
+  json: ["info"],
+};
+
+export interface CommandLine {
+  command: Command;
+  /** Of attach and detach. */
+  device: string;
+  config?: string;
+  takeover: boolean;
+  force: boolean;
+  json: boolean;
+}
+
+/** @throws UsageError naming the argument that is not understood */
+export function readCommandLine(args: string[]): CommandLine {
+  const refuse = (argument: string) => {
+    throw new UsageError(`unknown argument "${argument}"; see elasticdrive --help`);
+  };
+  const found = parseArgs(args, {
+    string: ["config"],
+    boolean: ["help", "version", "takeover", "force", "json"],
+    alias: { c: "config", h: "help", V: "version" },
+    unknown: (argument: string, option?: string) => {
+      if (option !== undefined) refuse(argument);
+      return true; // a word: kept, and looked at below
+    },
+  });
+  const words = found._.map(String);
+  const command = WORDS.find((word) => word === words[0]);
+  const takesDevice = command === "attach" || command === "detach";
+  const unknown = words[command === undefined ? 0 : takesDevice ? 2 : 1];
+  if (unknown !== undefined) refuse(unknown);
+  const device = words[1] ?? "";
+  if (takesDevice && device === "" && !found.help) {
+    throw new UsageError(`${command} takes a device: elasticdrive ${command} /dev/nbd0`);
+  }
+  for (const option of ["takeover", "force", "json"] as const) {
+    if (found[option] && !ONLY_WITH[option].includes(command ?? "serve")) refuse(`--${option}`);
+  }
+  if (found.config === "" || Array.isArray(found.config)) {
+    throw new UsageError("-c takes the name of one configuration file");
+  }
+  return {
+    command: found.help ? "help" : found.version ? "version" : command ?? "serve",
+    device,
+    config: found.config,
+    takeover: found.takeover,
+    force: found.force,
+    json: found.json,
+  };
+}

@@ -1,0 +1,55 @@
+/** How a drive stops: at a signal it stores everything first. */
+import { EXIT_CLEAN, EXIT_FENCED, EXIT_NOT_STORED } from "./command_line.ts";
+import { FencedError, messageOf } from "./errors.ts";
+import type { NbdServer } from "./nbd/server.ts";
+import { Progress, type ProgressOptions } from "./progress.ts";
+import type { Volume } from "./volume/volume.ts";
+
+/** Resolves at the next SIGTERM or SIGINT. */
+export function nextSignal(): Promise<void> {
+  const signals = ["SIGTERM", "SIGINT"] as const;
+  return new Promise((resolve) => {
+    const listener = () => {
+      for (const signal of signals) Deno.removeSignalListener(signal, listener);
+      resolve();
+    };
+    for (const signal of signals) Deno.addSignalListener(signal, listener);
+  });
+}
+
+/** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
+export async function drainOnSignal(
+  server: NbdServer,
+  volume: Volume,
+  around: ProgressOptions,
+  onBegin: () => void,
+): Promise<number> {
+  const { logger } = around;
+  await nextSignal();
+  onBegin();
+  const second = nextSignal();
+  using progress = await Progress.begin("stopping", around);
+  const end = (result: string) => {
+    progress[Symbol.dispose]();
+    logger.info(`stopped after ${progress.seconds.toFixed(1)} s: ${result}`);
+  };
+  const drained = (async () => {
+    await server.close();
+    let most = 0;
+    await volume.close((unstoredBytes) => {
+      most = Math.max(most, unstoredBytes);
+      progress.update(most - unstoredBytes, most);
+    });
+    end("everything is stored");
+    return EXIT_CLEAN;
+  })();
+  const givenUp = second.then(() => {
+    end(`given up: ${volume.unstoredBytes} bytes were not stored`);
+    return EXIT_NOT_STORED;
+  });
+  return await Promise.race([drained, givenUp]).catch((error) => {
+    if (error instanceof FencedError) return EXIT_FENCED;
+    logger.error(`${volume.unstoredBytes} bytes were not stored: ${messageOf(error)}`);
+    return EXIT_NOT_STORED;
+  });
+}
