@@ -74,7 +74,9 @@ export const TLS_READ_BYTES = 128 * KIB;
 export const TLS_WRITE_BYTES = 256 * KIB;
 /** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
 export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
-/** Of a socket, what is sent and not yet taken: a reply of 256 KiB and more leaves in one go. Linux gives up to net.core.wmem_max. */
+/** Replies of one connection that are sent within a turn: what is more is written, so that others have their turn. */
+export const TURN_REPLY_BYTES_MAX = 2 * MIB;
+/** What a Unix socket may hold that is sent and not yet taken, so that a reply of 256 KiB leaves in one go: by itself it has 208 KiB. */
 export const SOCKET_SEND_BYTES = 512 * KIB;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
 export const DRAIN_MS_MAX = 10_000;
