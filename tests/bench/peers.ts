@@ -6,7 +6,7 @@ import { GIB } from "../../src/limits.ts";
 import { run } from "../support/programs.ts";
 import type { Counts } from "../support/memory_s3.ts";
 import { type MemoryS3, startMemoryS3 } from "../support/start_memory_s3.ts";
-import { type Bare, BARE_WORKS, type BareWork } from "./bare.ts";
+import { type Bare, BARE_BUCKET, BARE_WORKS, type BareWork } from "./bare.ts";
 import { BLOCK_BYTES_DEFAULT, CONTENDERS, type DiskOptions } from "./contenders.ts";
 import { median, runFio } from "./fio.ts";
 import { peakMemoryBytes, processorSeconds } from "./usage.ts";
@@ -140,6 +140,7 @@ async function measureBare(s3: MemoryS3, work: BareWork, options: PeersOptions):
       ]),
     );
     rounds.push(roundOf(bare, await s3.counts()));
+    await s3.forget(BARE_BUCKET);
   }
   await s3.set({ latencyMs: 0 });
   return { work, what, contender: "bare S3 client", rounds };
