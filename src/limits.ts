@@ -144,14 +144,15 @@ export const VOLUME_MAP_CELLS_MAX = 1024;
 export const EXTENT_STEPS_MAX = 65_536;
 /** GETs under way at once. */
 export const DOWNLOADS_MAX = 32;
-/** Bytes of one GET that fetches neighbouring records; 32 of them at once are 64 MiB. */
-export const GET_BYTES_MAX = 2 * MIB;
+/** Bytes of one GET that fetches neighbouring records: 2 MiB of data and their prefixes; 32 of them at once are 64 MiB. */
+export const GET_BYTES_MAX = 2 * MIB + 8 * KIB;
 /** A gap between two records that is cheaper to read than a second GET: 30 ms are 1 MiB at 35 MB/s, and more costs memory. */
 export const GET_GAP_BYTES_MAX = 128 * KIB;
 /** Streams of sequential reads that are told apart. */
 export const READ_STREAMS_MAX = 8;
-/** What is fetched first ahead of a stream; then twice as much each time it has used half of it. */
+/** What is fetched first ahead of a stream; then twice as much each time it has used half of it, or a GET's worth. */
 export const READ_AHEAD_BYTES_FIRST = 256 * KIB;
+export const READ_AHEAD_BYTES_STEP = 2 * MIB;
 /** Stripes read in order that make a stream, and how many it takes when much was read ahead in vain. */
 export const READ_AHEAD_STRIPES_MIN = 2;
 export const READ_AHEAD_STRIPES_MAX = 16;
