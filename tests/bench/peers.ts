@@ -176,7 +176,7 @@ export class Peers implements AsyncDisposable {
     try {
       return await within(limitS, work.what, performing);
     } catch (error) {
-      await started.stop();
+      await started.stop().catch(() => {});
       await within(limitS, "its end", performing).catch(() => {});
       throw error;
     }
