@@ -3,7 +3,7 @@
  *
  *   command line → config.ini → listen → bucket → volume → NBD server → drain
  *
- * The stack is composed here and nowhere else. Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up
+ * The stack is composed here and nowhere else. Exit codes: 0 clean, 1 check found damage or status trouble, 2 configuration or start-up
  * refused, 3 fenced by another writer, 4 stopped with data not stored.
  */
 import { dirname, join } from "node:path";
@@ -16,10 +16,10 @@ import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
 import {
   EXIT_CLEAN,
-  EXIT_DAMAGED,
   EXIT_FENCED,
   EXIT_NOT_STORED,
   EXIT_REFUSED,
+  EXIT_UNWELL,
   HELP,
   readCommandLine,
   VERSION,
@@ -34,7 +34,7 @@ import {
   type Settings,
   volumeName,
 } from "./src/config.ts";
-import { STATUS_OFF } from "./src/config_keys.ts";
+import { showAddress as showStatusAddress, STATUS_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";
@@ -54,8 +54,10 @@ import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { type ProgressOptions, showBytes } from "./src/progress.ts";
 import { ReadingProgress } from "./src/reading_progress.ts";
 import { reclaimAndReport, reclaimOnSignal } from "./src/reclaim.ts";
+import { askStatus } from "./src/status/ask.ts";
 import { StatusServer } from "./src/status/server.ts";
 import { statusOf } from "./src/status/status.ts";
+import { showStatus, watchStatus } from "./src/status/watch.ts";
 import { describeVolume } from "./src/volume/description.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
 
@@ -287,7 +289,7 @@ async function check(
 ): Promise<number> {
   using place = await openPlace(settings, logger);
   const around = { ...progressOptions(logger), ...place, print };
-  return await checkAndReport(place.bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
+  return await checkAndReport(place.bucket, around) ? EXIT_CLEAN : EXIT_UNWELL;
 }
 
 async function info(settings: Settings, logger: Logger, asJson: boolean): Promise<string> {
@@ -310,6 +312,26 @@ async function reclaim(
   await reclaimAndReport(bucket, options, { ...around, interrupted: nextSignal() });
 }
 
+async function status(settings: Settings, asJson: boolean, isWatch: boolean): Promise<number> {
+  const { status: place } = settings;
+  if (place === STATUS_OFF || place.port === 0) {
+    throw new UsageError("status in [server] names no address to ask: it is off, or any free port");
+  }
+  const watching = {
+    clock: systemClock,
+    ask: () => askStatus(place),
+    address: showStatusAddress(place),
+    asJson,
+    write,
+  };
+  if (!isWatch) return await showStatus(watching) ? EXIT_CLEAN : EXIT_UNWELL;
+  const stopped = new AbortController();
+  nextSignal().then(() => stopped.abort());
+  const sizeOf = () => Deno.stdout.isTerminal() ? Deno.consoleSize() : undefined;
+  await watchStatus(watching, sizeOf, stopped.signal);
+  return EXIT_CLEAN;
+}
+
 /** What a command needs that works on the bucket, not through a drive. */
 async function openPlace(settings: Settings, logger: Logger) {
   const host = new LocalHost(systemClock, logger);
@@ -327,11 +349,16 @@ async function openPlace(settings: Settings, logger: Logger) {
   }
 }
 
+function write(text: string): void {
+  const bytes = new TextEncoder().encode(text);
+  for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+}
+
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, device, config, takeover, force, json } = readCommandLine(args);
-  const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
+  const { command, device, config, takeover, force, json, watch } = readCommandLine(args);
+  const print = (text: string) => write(`${text}\n`);
   if (command === "help") return print(HELP), EXIT_CLEAN;
   if (command === "version") return print(`elasticdrive ${VERSION}`), EXIT_CLEAN;
   const { settings, warning } = loadSettings(config);
@@ -341,6 +368,7 @@ async function main(args: string[]): Promise<number> {
     loadTls(settings);
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
+  if (command === "status") return await status(settings, json, watch);
   if (command === "check") return await check(settings, logger, print);
   if (command === "info") return print(await info(settings, logger, json)), EXIT_CLEAN;
   if (command === "reclaim") return await reclaim(settings, logger, print), EXIT_CLEAN;
