@@ -19,6 +19,7 @@ import {
   EXIT_FENCED,
   EXIT_NOT_STORED,
   EXIT_REFUSED,
+  EXIT_UNCAUGHT,
   EXIT_UNWELL,
   HELP,
   readCommandLine,
@@ -34,7 +35,7 @@ import {
   type Settings,
   volumeName,
 } from "./src/config.ts";
-import { showAddress as showStatusAddress, STATUS_OFF } from "./src/config_keys.ts";
+import { STATUS_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";
@@ -44,22 +45,25 @@ import { JournaledDevice } from "./src/journal/journaled_device.ts";
 import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
 import { infoJson, showInfo } from "./src/info.ts";
+import { directSockets } from "./src/linux/direct_socket.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
+import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
-import { type Logger, stderrLogger } from "./src/logger.ts";
+import { type Logger, oneLine, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
-import { RequestCounts } from "./src/nbd/request_counts.ts";
+import { RequestCounts, traceTo } from "./src/nbd/request_counts.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { type ProgressOptions, showBytes } from "./src/progress.ts";
 import { ReadingProgress } from "./src/reading_progress.ts";
 import { reclaimAndReport, reclaimOnSignal } from "./src/reclaim.ts";
-import { askStatus } from "./src/status/ask.ts";
+import { runStatus } from "./src/status/command.ts";
 import { StatusServer } from "./src/status/server.ts";
 import { statusOf } from "./src/status/status.ts";
-import { showStatus, watchStatus } from "./src/status/watch.ts";
 import { describeVolume } from "./src/volume/description.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
+
+leaveNoCore();
 
 interface LoadedSettings {
   settings: Settings;
@@ -121,7 +125,8 @@ async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Den
 function listenForStatus({ status, lines }: Settings, logger: Logger): StatusServer | undefined {
   if (status === STATUS_OFF) return undefined;
   try {
-    return new StatusServer({ ...status, isLoopback: isLoopback(status.hostname), logger });
+    const around = { clock: systemClock, logger };
+    return new StatusServer({ ...status, isLoopback: isLoopback(status.hostname), ...around });
   } catch (error) {
     if (lines.status || !(error instanceof UsageError)) throw error;
     logger.warn(error.message);
@@ -224,12 +229,16 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   isHeld = true;
   bucket.startServing();
   const journaled = folder && await openJournal(volume, folder, settings.cacheStripes, logger);
-  const requestCounts = new RequestCounts(systemClock);
+  const requestCounts = new RequestCounts(
+    systemClock,
+    settings.debug ? traceTo(logger) : undefined,
+  );
   const server = new NbdServer(journaled ?? volume, {
     exportName: volumeName(settings),
     description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),
     readOnly: settings.readOnly,
     counts: requestCounts,
+    open: directSockets(),
     clock: systemClock,
     logger,
   });
@@ -312,26 +321,6 @@ async function reclaim(
   await reclaimAndReport(bucket, options, { ...around, interrupted: nextSignal() });
 }
 
-async function status(settings: Settings, asJson: boolean, isWatch: boolean): Promise<number> {
-  const { status: place } = settings;
-  if (place === STATUS_OFF || place.port === 0) {
-    throw new UsageError("status in [server] names no address to ask: it is off, or any free port");
-  }
-  const watching = {
-    clock: systemClock,
-    ask: () => askStatus(place),
-    address: showStatusAddress(place),
-    asJson,
-    write,
-  };
-  if (!isWatch) return await showStatus(watching) ? EXIT_CLEAN : EXIT_UNWELL;
-  const stopped = new AbortController();
-  nextSignal().then(() => stopped.abort());
-  const sizeOf = () => Deno.stdout.isTerminal() ? Deno.consoleSize() : undefined;
-  await watchStatus(watching, sizeOf, stopped.signal);
-  return EXIT_CLEAN;
-}
-
 /** What a command needs that works on the bucket, not through a drive. */
 async function openPlace(settings: Settings, logger: Logger) {
   const host = new LocalHost(systemClock, logger);
@@ -368,8 +357,13 @@ async function main(args: string[]): Promise<number> {
     loadTls(settings);
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
-  if (command === "status") return await status(settings, json, watch);
-  if (command === "check") return await check(settings, logger, print);
+  if (command === "status") {
+    return await runStatus(settings.status, { asJson: json, isWatch: watch }, write);
+  }
+  if (command === "check") {
+    // it names objects, which may be called anything
+    return await check(settings, logger, (line) => print(oneLine(line)));
+  }
   if (command === "info") return print(await info(settings, logger, json)), EXIT_CLEAN;
   if (command === "reclaim") return await reclaim(settings, logger, print), EXIT_CLEAN;
   if (command === "attach") {
@@ -378,9 +372,17 @@ async function main(args: string[]): Promise<number> {
   if (command === "detach") {
     return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
   }
-  return await serve(settings, takeover, logger);
+  return await serve(settings, takeover, logger).finally(logger.flush);
 }
 
+/** One line, like any other; an end that is started again, as the runtime's own would be. */
+function endUncaught(error: unknown): never {
+  stderrLogger(false).error(`this should not happen: ${(error as Error)?.stack ?? error}`);
+  Deno.exit(EXIT_UNCAUGHT);
+}
+
+addEventListener("error", ({ error }) => endUncaught(error));
+addEventListener("unhandledrejection", ({ reason }) => endUncaught(reason));
 try {
   Deno.exit(await main(Deno.args));
 } catch (error) {

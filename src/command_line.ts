@@ -7,6 +7,8 @@ export const VERSION = manifest.version;
 
 export const EXIT_CLEAN = 0;
 export const EXIT_UNWELL = 1;
+/** Of a running drive. */
+export const EXIT_UNCAUGHT = 1;
 export const EXIT_REFUSED = 2;
 export const EXIT_FENCED = 3;
 export const EXIT_NOT_STORED = 4;

@@ -106,8 +106,8 @@ function readLines(text: string, mistakes: Mistakes): Found {
     }
     const equals = content.indexOf("=");
     if (equals < 1) {
-      const word = /^\[?[A-Za-z_]{1,24}(?![^\s:])/.exec(content)?.[0];
-      const what = word ? `"${word} ..."` : "this";
+      const word = content.split(/[\s:]/, 1)[0];
+      const what = isName(word.replace("[", "")) ? `"${word} ..."` : "this";
       mistakes.add(line, `${what} is neither [section] nor key = value nor a # comment`);
     } else if (section !== "unknown") {
       const name = content.slice(0, equals).trim();
@@ -122,7 +122,8 @@ function readLines(text: string, mistakes: Mistakes): Found {
 function readSection(name: string, line: number, mistakes: Mistakes): Section | "unknown" {
   const section = SECTIONS.find((known) => known === name.toLowerCase());
   if (section) return section;
-  mistakes.add(line, `unknown section [${cut(name)}]; ${suggest(name, SECTIONS, (s) => `[${s}]`)}`);
+  const what = isName(name) ? `section [${name}]` : "section";
+  mistakes.add(line, `unknown ${what}; ${suggest(name, SECTIONS, (s) => `[${s}]`)}`);
   return "unknown";
 }
 
@@ -141,7 +142,8 @@ function readKey<F extends Field>(
     const names = FIELDS.map((f) => KEYS[f]).filter((k) => !section || k.section === section);
     const place = section ? ` in [${section}]` : "";
     const hint = suggest(name, names.map((k) => k.name), (n) => n);
-    return mistakes.add(line, `unknown key "${cut(name)}"${place}; ${hint}`);
+    const what = isName(name) ? `key "${name}"` : "key";
+    return mistakes.add(line, `unknown ${what}${place}; ${hint}`);
   }
   const key: Key<Given[F]> = KEYS[field];
   const first = found.lines[field];
@@ -158,8 +160,9 @@ function readKey<F extends Field>(
   }
   found.values[field] = key.kind.parse(value);
   if (found.values[field] === undefined) {
-    const shown = key.secretExceptLast === undefined ? `"${cut(value)}"` : "what it is (not shown)";
-    mistakes.add(line, `${key.name} can't be ${shown}; allowed: ${key.kind.allowed}`);
+    const isShown = key.secretExceptLast === undefined && !mayHoldSecret(value);
+    const what = isShown ? `"${cut(value)}"` : "what it is (not shown)";
+    mistakes.add(line, `${key.name} can't be ${what}; allowed: ${key.kind.allowed}`);
   }
 }
 
@@ -378,6 +381,18 @@ function readableByOthers(path: string, text: string): string | undefined {
   if ((mode & 0o044) === 0) return undefined;
   const octal = mode.toString(8).padStart(4, "0");
   return `${path} holds a secret and others can read it (mode ${octal}); correct it with: chmod 600 ${path}`;
+}
+
+/** Whether it can be meant for a key or a section; anything else may be a piece of a secret, and is not quoted. */
+function isName(word: string): boolean {
+  return /^[A-Za-z_-]{1,24}$/.test(word);
+}
+
+/** Whether a key of an account may have been put in the wrong line, or a password or a signature into a URL. */
+function mayHoldSecret(value: string): boolean {
+  const runs = value.match(/[A-Za-z0-9/+=_-]{32,}/g) ?? [];
+  const isRandom = (run: string) => /[A-Z]/.test(run) && /[a-z]/.test(run) && /\d/.test(run);
+  return runs.some(isRandom) || /:\/\/.*[@?]/.test(value);
 }
 
 /** The nearest of `known` if it is near, else all of them. */

@@ -10,6 +10,7 @@
 import {
   BLOCK_BYTES,
   GIB,
+  KEY_ID_SHOWN_CHARS,
   KIB,
   MIB,
   STRIPE_BYTES_DEFAULT,
@@ -283,7 +284,7 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
   accessKeyId: s3("AWS_ACCESS_KEY_ID", awsKey, {
     absent: "AWS's default chain: environment, shared files, instance role",
     doc: "the key to the account",
-    secretExceptLast: 4,
+    secretExceptLast: KEY_ID_SHOWN_CHARS,
   }),
   secretAccessKey: s3("AWS_SECRET_ACCESS_KEY", awsKey, {
     absent: "AWS's default chain: environment, shared files, instance role",

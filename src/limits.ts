@@ -74,6 +74,8 @@ export const TLS_READ_BYTES = 128 * KIB;
 export const TLS_WRITE_BYTES = 256 * KIB;
 /** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
 export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
+/** Of a socket, what is sent and not yet taken: a reply of 256 KiB and more leaves in one go. Linux gives up to net.core.wmem_max. */
+export const SOCKET_SEND_BYTES = 512 * KIB;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
 export const DRAIN_MS_MAX = 10_000;
 /** After its last reply a client has this long to close its own side; see `Transmission`. */
@@ -212,6 +214,18 @@ export const OUTAGE_SILENCE_MS = 10_000;
 export const OUTAGE_REPORT_MS = 30_000;
 /** Connections kept for the next request: what uploads, fetches and checkpoint pages together use. */
 export const S3_IDLE_SOCKETS_MAX = 64;
+/** A connection that has rested for so long is not used again: what lies between may have forgotten it, and would say nothing. */
+export const S3_IDLE_MS_MAX = 15_000;
+/** Status line and headers of an answer; S3's are under 1 KiB. What is read from a connection before its body has a buffer of this size. */
+export const HTTP_HEAD_BYTES_MAX = 16 * KIB;
+/** What one write of a request's body is given. */
+export const HTTP_WRITE_BYTES = 256 * KIB;
+/** What is hashed in another thread: less takes a third of a millisecond, and the way there and back a tenth. */
+export const SHA256_ASIDE_BYTES = 512 * KIB;
+/** A body whose length is not announced: an error in XML. */
+export const HTTP_BODY_BYTES_UNKNOWN_MAX = MIB;
+/** Connections left in a write that does not end. */
+export const HTTP_STUCK_MAX = 16;
 /** A temporary file of a directory bucket older than this belongs to a process that died. */
 export const STALE_TEMP_MS = 3_600_000;
 
@@ -219,6 +233,12 @@ export const STALE_TEMP_MS = 3_600_000;
 
 /** A drive whose bucket has been away for longer is not healthy: a shorter absence is everyday life of S3. */
 export const HEALTHY_AWAY_MS_MAX = 60_000;
+/** HTTP connections at once: browsers open six, Prometheus one. */
+export const STATUS_CONNECTIONS_MAX = 32;
+/** A request of a browser is under 1 KiB. */
+export const STATUS_HEAD_BYTES_MAX = 8 * KIB;
+/** A connection has so long to ask, and to close its side when it has been answered. */
+export const STATUS_REQUEST_MS_MAX = 5_000;
 
 // ---- memory
 
@@ -239,6 +259,23 @@ export const STATUS_ANSWER_MS_MAX = 5_000;
 /** A watch asks so often; where it prints block after block, so often. */
 export const WATCH_EVERY_MS = 2_000;
 export const WATCH_LINES_EVERY_MS = 10_000;
+
+// ---- the log
+
+/** Lines of one kind that are shown before the rest is counted: enough to see what they have in common. */
+export const LOG_FIRST_LINES = 3;
+/** What was counted is said this often. */
+export const LOG_WINDOW_MS = 60_000;
+/** Things that a kind's lines were about and that are not said again; a bad place that is read on and on is one. */
+export const LOG_KNOWN_MAX = 64;
+/** A stack trace fits; what a server or a client sends may be of any length. */
+export const LOG_LINE_CHARS_MAX = 4096;
+/** Shorter ones would be found in every other word. */
+export const SECRET_CHARS_MIN = 8;
+/** Of an access key's id, which tell it from others. */
+export const KEY_ID_SHOWN_CHARS = 4;
+/** Keys that were rotated are forgotten in time: each takes a look at every line. Three a key, each in up to three forms. */
+export const SECRETS_KEPT_MAX = 36;
 
 // ---- systemd
 

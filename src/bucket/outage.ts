@@ -12,6 +12,9 @@ import type { UnavailableError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import { OUTAGE_MS_MIN, OUTAGE_REPORT_MS } from "../limits.ts";
 
+/** Of lines that say how it changed: a bucket that refuses every other request begins and ends an outage with each. */
+const KIND = "outage";
+
 /** A request under way, from when it was made until it was answered or given up. */
 export interface PendingRequest {
   readonly madeMs: number;
@@ -69,7 +72,7 @@ export class Outage {
     if (!request.isStuck || --this.#stuck > 0) return;
     this.#cancelReport();
     const end = answered ? "serves again" : "is no longer waited for";
-    this.logger.warn(`${this.where} ${end} after ${this.#seconds()} s`);
+    this.logger.warn(`${this.where} ${end} after ${this.#seconds()} s`, KIND);
   }
 
   #stuckFor(request: PendingRequest, reason: string): void {
@@ -80,6 +83,7 @@ export class Outage {
     this.#sinceMs = request.madeMs;
     this.logger.warn(
       `${this.where} does not serve: ${this.#reason}; what needs it waits, and it is tried on and on`,
+      KIND,
     );
     this.#reportLater();
   }

@@ -25,7 +25,20 @@ export async function readBody(
     await body.cancel();
     throw new Error("the server announces no Content-Length");
   }
-  const bytes = await readExactly(body, length, signal);
+  return partOf(await readExactly(body, length, signal), sentRange, range);
+}
+
+/**
+ * The bytes asked for, out of all that were sent, and the size of the whole object. Throws if they are others.
+ *
+ * @param sentRange Content-Range, if there is one
+ */
+export function partOf(
+  bytes: Uint8Array,
+  sentRange: string | undefined,
+  range: ByteRange | undefined,
+): { bytes: Uint8Array; size: number } {
+  const { length } = bytes;
   const sent = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(sentRange ?? "");
   // No Content-Range: the whole object, even if a part was asked for (RFC 9110, section 14.2).
   if (!sent) {

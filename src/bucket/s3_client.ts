@@ -3,6 +3,8 @@
  */
 import { createHash } from "node:crypto";
 import { S3Client } from "@aws-sdk/client-s3";
+import { KEY_ID_SHOWN_CHARS } from "../limits.ts";
+import { keepSecret } from "../secrets.ts";
 import { FetchHandler } from "./s3_http.ts";
 
 export interface S3Options {
@@ -62,6 +64,7 @@ export function createClient(options: S3Options, requestHandler = new FetchHandl
     ...{ ignoreCache: true },
   });
   learnRegion(client, (found) => region = found);
+  learnSecrets(client);
   addContentMd5(client);
   return client;
 }
@@ -88,6 +91,21 @@ function learnRegion(client: S3Client, learn: (region: string) => void): void {
       return result;
     },
     { step: "deserialize", name: "learnRegion", priority: "low" },
+  );
+}
+
+/** Wherever keys come from, they are known as secrets before anything is sent that is signed with them. */
+function learnSecrets(client: S3Client): void {
+  client.middlewareStack.add(
+    (next) => async (args) => {
+      const { accessKeyId, secretAccessKey, sessionToken } = await client.config.credentials();
+      keepSecret(secretAccessKey);
+      keepSecret(sessionToken);
+      // not a secret, but half of what a signature needs
+      keepSecret(accessKeyId, KEY_ID_SHOWN_CHARS);
+      return await next(args);
+    },
+    { step: "build", name: "learnSecrets" },
   );
 }
 

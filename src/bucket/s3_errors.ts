@@ -8,6 +8,8 @@
  */
 import type { Clock } from "../clock.ts";
 import { messageOf, UnavailableError } from "../errors.ts";
+import { oneLine } from "../logger.ts";
+import { withoutSecrets } from "../secrets.ts";
 
 /** What was being done, for the message. */
 export interface Operation {
@@ -25,8 +27,6 @@ export interface Place {
   name: string;
   bucket: string;
   region: string;
-  /** Never shown: cut out of whatever a server may say. */
-  secrets: readonly string[];
   clock: Clock;
 }
 
@@ -99,9 +99,9 @@ function isClockRight(error: unknown, clock: Clock): boolean {
 
 export function s3Failure(error: unknown, operation: Operation, place: Place): UnavailableError {
   const { text, permanent } = explain(error as SdkError, operation, place);
-  let message = `can't ${operation.what} (${place.name}): ${text}`.replace(/\s+/g, " ");
-  for (const secret of place.secrets) message = message.replaceAll(secret, "***");
-  return new UnavailableError(message, permanent, { cause: error });
+  const message = `can't ${operation.what} (${place.name}): ${text}`.replace(/\s+/g, " ");
+  // a server may say whatever it was sent
+  return new UnavailableError(oneLine(withoutSecrets(message)), permanent, { cause: error });
 }
 
 function explain(error: SdkError, operation: Operation, place: Place): Explanation {
@@ -204,9 +204,12 @@ function regionAdvice(error: SdkError, place: Place): string {
 
 // ---- no answer
 
-/** Errors of `fetch` have no codes: what their text holds, and what it means. */
+/** Errors of the network have no codes: what their text holds, and what it means. */
 const NETWORK: [RegExp, string][] = [
-  [/dns error/, "the host name is not known: check ENDPOINT and the name server"],
+  [
+    /dns error|failed to lookup address/,
+    "the host name is not known: check ENDPOINT and the name server",
+  ],
   [/Connection refused/, "nobody listens there: check ENDPOINT"],
   [/Connection reset|Broken pipe|closed before message|SendRequest/, "the connection was cut"],
   [/timed out/, "no connection in time"],

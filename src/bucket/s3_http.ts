@@ -7,7 +7,11 @@
  * "connection error". `fetch` reports each of these (tests/s3/s3_faults_test.ts). Not by the SDK's FetchHttpHandler,
  * because it follows redirects, which are signed for another host, and has no pool to close.
  */
+import { type Clock, systemClock } from "../clock.ts";
 import { S3_IDLE_SOCKETS_MAX } from "../limits.ts";
+import { type Logger, silentLogger } from "../logger.ts";
+import type { HttpAnswer } from "./http_connection.ts";
+import { traceRequest } from "./request_trace.ts";
 
 /** The parts that are used here of what the SDK hands over. */
 export interface SdkRequest {
@@ -32,16 +36,23 @@ interface SdkResponse {
 export interface HandleOptions {
   abortSignal?: unknown;
   /** Taken for the answer, once: a second request, to where a redirect points, is a real one. */
-  answers?: Response[];
+  answers?: HttpAnswer[];
 }
 
 export class FetchHandler {
+  readonly #clock: Clock;
+  readonly #logger: Logger;
   readonly metadata = { handlerProtocol: "http/1.1" };
   readonly #pool = Deno.createHttpClient({
     poolMaxIdlePerHost: S3_IDLE_SOCKETS_MAX,
     // One connection a request under way: over a single one they would share its losses.
     http2: false,
   });
+
+  constructor(clock = systemClock, logger = silentLogger) {
+    this.#clock = clock;
+    this.#logger = logger;
+  }
 
   /** One request. The signal ends it at any time, its body included, and closes its connection. */
   async fetch(
@@ -51,7 +62,7 @@ export class FetchHandler {
     body: unknown,
     signal?: AbortSignal,
   ): Promise<Response> {
-    return await fetch(url, {
+    const answer = fetch(url, {
       method,
       // Without it `fetch` offers gzip, and what it unpacks has another length than was announced.
       headers: { ...headers, "accept-encoding": "identity" },
@@ -60,6 +71,8 @@ export class FetchHandler {
       signal,
       client: this.#pool,
     });
+    traceRequest(answer, `${method} ${url}`, this.#clock, this.#logger);
+    return await answer;
   }
 
   /** One request of the SDK's; or what it came to already, if it was sent without the SDK. */
@@ -69,8 +82,14 @@ export class FetchHandler {
   ): Promise<{ response: SdkResponse }> {
     const { protocol, hostname, port, path, method, headers, body } = request;
     const url = `${protocol}//${hostname}${port ? `:${port}` : ""}${path}${queryOf(request)}`;
-    const response = options.answers?.pop() ??
-      await this.fetch(url, method, headers, body, options.abortSignal as AbortSignal | undefined);
+    const answer = options.answers?.pop();
+    if (answer) {
+      const { status, reason, headers, body } = answer;
+      const stream = new Blob([body as BlobPart]).stream();
+      return { response: { statusCode: status, reason, headers, body: stream } };
+    }
+    const signal = options.abortSignal as AbortSignal | undefined;
+    const response = await this.fetch(url, method, headers, body, signal);
     return {
       response: {
         statusCode: response.status,

@@ -36,6 +36,8 @@ export interface JournalOptions {
   logger: Logger;
 }
 
+/** Of lines that say how it is: writers that are faster than S3 may have it given up every second. */
+const KIND = "journal";
 const NO_DATA = new Uint8Array(0);
 /** What a folder is called besides its name while it does not hold everything. */
 const INCOMPLETE = ".incomplete";
@@ -100,6 +102,10 @@ export class JournaledDevice implements BlockDevice {
 
   tryRead(offset: number, target: Uint8Array): boolean {
     return this.#device.tryRead(offset, target);
+  }
+
+  lend(offset: number, length: number): Uint8Array[] | undefined {
+    return this.#device.lend(offset, length);
   }
 
   read(offset: number, target: Uint8Array): Promise<void> {
@@ -225,13 +231,13 @@ export class JournaledDevice implements BlockDevice {
   /** Nobody trusts the journal from now on, until a new one has taken over. */
   #giveUp(why: string): void {
     const { logger } = this.#options;
-    logger.warn(`the journal is given up until what is not recorded is stored: ${why}`);
+    logger.warn(`the journal is given up until what is not recorded is stored: ${why}`, KIND);
     try {
       this.end();
       Deno.mkdirSync(this.#folder, { mode: 0o700 });
       this.#current = new JournalFile(this.#pathOf(++this.#number));
     } catch (error) {
-      return logger.warn(`there is no journal any more: ${messageOf(error)}`);
+      return logger.warn(`there is no journal any more: ${messageOf(error)}`, KIND);
     }
     this.#oldBytes = 0;
     void this.#takeOver(this.#generation);
@@ -243,7 +249,7 @@ export class JournaledDevice implements BlockDevice {
     try {
       Deno.renameSync(this.#folder, this.#path);
       this.#folder = this.#path;
-      this.#options.logger.info("the journal records again");
+      this.#options.logger.info("the journal records again", KIND);
     } catch (error) {
       this.#giveUp(messageOf(error));
     }

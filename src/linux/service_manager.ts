@@ -14,6 +14,7 @@
 import type { Clock } from "../clock.ts";
 import { NotifySocket } from "./notify_socket.ts";
 import { START_EXTENSION_MS, STATUS_EVERY_MS, STOP_PATIENCE_MS } from "../limits.ts";
+import { oneLine } from "../logger.ts";
 
 /** How the service is; asked at every tick. */
 export interface Condition {
@@ -83,7 +84,7 @@ export class ServiceManager implements Disposable {
     if (!this.#socket) return;
     const { status, isBucketThere } = this.#condition();
     const lines = [...this.#unsent];
-    if (status !== this.#shown) lines.push(`STATUS=${status.replaceAll("\n", " ")}`);
+    if (status !== this.#shown) lines.push(`STATUS=${oneLine(status)}`);
     if (this.#phase === "serving" && this.#isWatched) lines.push("WATCHDOG=1");
     if (this.#phase === "opening") lines.push(`EXTEND_TIMEOUT_USEC=${START_EXTENSION_MS * 1000}`);
     if (this.#phase === "stopping" && isBucketThere) {

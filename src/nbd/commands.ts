@@ -139,7 +139,9 @@ export function blockStatus(device: BlockDevice, { flags, offset, length }: Requ
 }
 
 /** The request as a log line shows it. */
-export function describe({ type, flags, offset, length }: Request): string {
+export function describe(
+  { type, flags, offset, length }: Pick<Request, "type" | "flags" | "offset" | "length">,
+): string {
   const name = COMMAND_NAMES[type] ?? `command ${type}`;
   return `${name} of ${length} bytes at ${offset}${
     flags === 0 ? "" : `, flags 0x${flags.toString(16)}`

@@ -11,7 +11,7 @@
  */
 
 import { DamageError, messageOf } from "../errors.ts";
-import { READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
+import { KIB, READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
   DATA_CHUNK_HEAD_BYTES,
@@ -26,6 +26,9 @@ import { NBD_CMD_FLAG_DF, NBD_OK, SIMPLE_REPLY_BYTES } from "./constants.ts";
 import type { NbdError } from "./errno.ts";
 import type { InFlight, Share } from "./in_flight.ts";
 import type { ReplyQueue } from "./reply_queue.ts";
+
+/** From here on a reply is sent from where its bytes lie: of less, many are better sent together. */
+const LEND_BYTES_MIN = 32 * KIB;
 
 /** What came of trying to answer at once. */
 export const enum Answer {
@@ -81,6 +84,14 @@ export class Reads {
     const replies = this.#replies;
     const at = replies.reserve(replyBytes);
     if (at < 0) return Answer.NoRoom;
+    if (length >= LEND_BYTES_MIN && replies.sendsNow) {
+      const parts = this.#device.lend(offset, length);
+      if (parts !== undefined) {
+        this.#encodeHead(replies.view, at, request, offset, length);
+        replies.sendFrom(parts, length);
+        return Answer.Given;
+      }
+    }
     const target = replies.bytes.subarray(at + this.#headBytes, at + replyBytes);
     let isDone = false;
     try {

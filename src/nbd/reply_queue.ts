@@ -20,15 +20,28 @@ const JOIN_BYTES_MAX = 64 * 1024;
 class Buffer {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly view: DataView;
+  /** What is in it: the bytes from `start` to `used`. */
+  start = 0;
   used = 0;
 
   constructor(length: number) {
     this.bytes = new Uint8Array(length);
     this.view = new DataView(this.bytes.buffer);
   }
+
+  get unsent(): Uint8Array {
+    return this.bytes.subarray(this.start, this.used);
+  }
+
+  /** The first `count` bytes are not needed any more. */
+  drop(count: number): void {
+    this.start += count;
+    if (this.start === this.used) this.start = this.used = 0;
+  }
 }
 
 interface OwnBuffer {
+  /** What has not been sent of it. */
   bytes: Uint8Array;
   onGone: () => void;
 }
@@ -94,10 +107,34 @@ export class ReplyQueue {
     this.send();
   }
 
-  /** Begins to write what has collected, unless a write is under way: that one goes on with it. */
+  /** Whether what is sent now may leave at once. */
+  get sendsNow(): boolean {
+    return this.conn.sendNow !== undefined && !this.#writing && this.#own.length === 0;
+  }
+
+  /** Sends what has collected: at once as far as it goes, and writes the rest; a write that is under way goes on with it. */
   send(): void {
     if (this.failed !== undefined || this.#writing) return;
-    if (this.#collecting.used > 0 || this.#own.length > 0) void this.#writeOut();
+    if (!this.#isEmpty && !this.#sendNow()) void this.#writeOut();
+  }
+
+  /**
+   * Sends `parts` as the last `length` bytes reserved, when `sendsNow`: from where they lie, as far as they leave
+   * at once, and only the rest is copied.
+   */
+  sendFrom(parts: readonly Uint8Array[], length: number): void {
+    const collected = this.#collecting;
+    const { bytes, start, used } = collected;
+    const sent = this.conn.sendNow!([bytes.subarray(start, used - length), ...parts]);
+    let at = used - length;
+    for (const part of parts) {
+      const skipped = Math.max(0, start + sent - at);
+      if (skipped < part.length) bytes.set(part.subarray(skipped), at + skipped);
+      at += part.length;
+    }
+    collected.drop(sent);
+    if (sent > 0) this.writes++;
+    if (collected.used > 0) void this.#writeOut();
   }
 
   /** Whether something waits for the client to take it. */
@@ -111,10 +148,35 @@ export class ReplyQueue {
     return this.#writing ? new Promise((resolve) => this.#onIdle.push(resolve)) : Promise.resolve();
   }
 
+  get #isEmpty(): boolean {
+    return this.#collecting.used === 0 && this.#own.length === 0;
+  }
+
+  /** Sends what can leave at once; true if that was everything. */
+  #sendNow(): boolean {
+    if (this.conn.sendNow === undefined) return false;
+    const collected = this.#collecting.unsent;
+    const parts = this.#own.length === 0
+      ? [collected]
+      : [collected, ...this.#own.map((own) => own.bytes)];
+    const sent = this.conn.sendNow(parts);
+    if (sent === 0) return false;
+    this.writes++;
+    let left = sent - Math.min(sent, collected.length);
+    this.#collecting.drop(sent - left);
+    while (this.#own.length > 0 && left >= this.#own[0].bytes.length) {
+      const own = this.#own.shift()!;
+      left -= own.bytes.length;
+      own.onGone();
+    }
+    if (left > 0) this.#own[0].bytes = this.#own[0].bytes.subarray(left);
+    return this.#isEmpty;
+  }
+
   async #writeOut(): Promise<void> {
     this.#writing = true;
     try {
-      while (this.#collecting.used > 0 || this.#own.length > 0) {
+      while (!this.#isEmpty && !this.#sendNow()) {
         // what collects from now on was added before any that gets a buffer of its own later
         const ownIsNext = this.#own.length > 0;
         if (this.#collecting.used > 0) await this.#writeCollected();
@@ -141,8 +203,8 @@ export class ReplyQueue {
     const full = this.#collecting;
     this.#collecting = this.#resting;
     this.#resting = full;
-    await writeAll(this.conn, full.bytes.subarray(0, full.used));
-    full.used = 0;
+    await writeAll(this.conn, full.unsent);
+    full.start = full.used = 0;
   }
 
   /** Gives up what is queued, and everything that may still be added. */

@@ -7,7 +7,9 @@
  */
 import type { Clock } from "../clock.ts";
 import { OperationCounts } from "../counters.ts";
+import type { Logger } from "../logger.ts";
 import type { Request } from "./codec.ts";
+import { describe } from "./commands.ts";
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
@@ -17,16 +19,30 @@ import {
   NBD_CMD_WRITE,
   NBD_CMD_WRITE_ZEROES,
 } from "./constants.ts";
+import type { NbdError } from "./errno.ts";
 
 /** One more than the greatest number of a command. */
 const COMMANDS = NBD_CMD_BLOCK_STATUS + 1;
 
+/** What a request asks for. */
+type Asked = Pick<Request, "type" | "flags" | "offset" | "length">;
+
+/** Told of each request when it is answered; an error is what the client was told. */
+export type Trace = (request: Asked, seconds: number, error?: NbdError) => void;
+
 /** A request that is answered later. */
-export interface Unanswered {
-  readonly type: number;
-  readonly length: number;
+export interface Unanswered extends Asked {
   readonly sinceMs: number;
-  isFailed: boolean;
+  error: NbdError | undefined;
+}
+
+/** A debug line a request. */
+export function traceTo(logger: Logger): Trace {
+  return (request, seconds, error) =>
+    logger.debug(() => {
+      const outcome = error ? `errno ${error.errno}, ${error.text}` : "done";
+      return `${describe(request)}: ${outcome}, ${(seconds * 1000).toFixed(3)} ms`;
+    });
 }
 
 /** Of all connections, those that are gone included. */
@@ -40,7 +56,8 @@ export class RequestCounts {
   readonly blockStatus = new OperationCounts();
   readonly #byNumber: (OperationCounts | undefined)[] = [];
 
-  constructor(readonly clock: Clock) {
+  /** @param trace for debug=1: with it each request costs a call, without it nothing */
+  constructor(readonly clock: Clock, readonly trace?: Trace) {
     this.#byNumber[NBD_CMD_READ] = this.read;
     this.#byNumber[NBD_CMD_WRITE] = this.write;
     this.#byNumber[NBD_CMD_FLUSH] = this.flush;
@@ -82,14 +99,18 @@ export class ConnectionCounts {
   }
 
   /** A request is answered in this turn. */
-  answered({ type, length }: Request): void {
+  answered(request: Request): void {
+    const { type, length } = request;
     this.#requests[type]++;
     this.#bytes[type] += length;
     this.#isAny = true;
+    this.#all.trace?.(request, this.#secondsSince(this.#arrivedMs));
   }
 
   /** The same, by an error. */
-  failed({ type }: Request): void {
+  failed(request: Request, error: NbdError): void {
+    this.#all.trace?.(request, this.#secondsSince(this.#arrivedMs), error);
+    const { type } = request;
     const counts = this.#all.of(type);
     if (counts === undefined) return;
     this.#requests[type]++;
@@ -101,7 +122,7 @@ export class ConnectionCounts {
   turnEnds(): void {
     if (!this.#isAny) return;
     this.#isAny = false;
-    const seconds = (this.#all.clock.monotonic() - this.#arrivedMs) / 1000;
+    const seconds = this.#secondsSince(this.#arrivedMs);
     for (let type = 0; type < COMMANDS; type++) {
       const requests = this.#requests[type];
       if (requests === 0) continue;
@@ -112,15 +133,21 @@ export class ConnectionCounts {
   }
 
   /** A request will be answered later. */
-  begun({ type, length }: Request): Unanswered {
-    return { type, length, sinceMs: this.#arrivedMs, isFailed: false };
+  begun({ type, flags, offset, length }: Request): Unanswered {
+    return { type, flags, offset, length, sinceMs: this.#arrivedMs, error: undefined };
   }
 
   /** The answer to it is on its way. */
-  ended({ type, length, sinceMs, isFailed }: Unanswered): void {
-    const seconds = (this.#all.clock.monotonic() - sinceMs) / 1000;
-    this.#count(type, 1, isFailed ? 0 : length, seconds);
-    if (isFailed) this.#all.of(type)!.errors++;
+  ended(request: Unanswered): void {
+    const { type, length, sinceMs, error } = request;
+    const seconds = this.#secondsSince(sinceMs);
+    this.#count(type, 1, error ? 0 : length, seconds);
+    if (error) this.#all.of(type)!.errors++;
+    this.#all.trace?.(request, seconds, error);
+  }
+
+  #secondsSince(ms: number): number {
+    return (this.#all.clock.monotonic() - ms) / 1000;
   }
 
   #count(type: number, requests: number, length: number, seconds: number): void {

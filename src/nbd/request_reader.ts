@@ -99,16 +99,35 @@ export class RequestReader {
     this.#releaseOwn();
   }
 
+  /** Takes what the socket has at this moment; false if that is nothing, or can't be told without waiting. */
+  readNow(): boolean {
+    if (this.#conn.receiveNow === undefined || this.hasEnded) return false;
+    const own = this.#ownPayload;
+    const space = this.#space();
+    const count = this.#conn.receiveNow([space]);
+    if (count > 0) this.#took(count, space, own);
+    return count > 0;
+  }
+
   /** Reads from the socket once. */
   async read(): Promise<void> {
     const own = this.#ownPayload;
-    const space = own?.subarray(this.#ownFilled) ??
-      this.#received.space(this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES);
+    const space = this.#space();
     const count = await this.#conn.read(space);
-    this.bytes += count ?? 0;
-    if (count !== null && count < space.length) this.#emptied++;
     if (count === null) this.hasEnded = true;
-    else if (own === undefined) this.#received.end += count;
+    else this.#took(count, space, own);
+  }
+
+  /** Where the next bytes go. */
+  #space(): Uint8Array {
+    return this.#ownPayload?.subarray(this.#ownFilled) ??
+      this.#received.space(this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES);
+  }
+
+  #took(count: number, space: Uint8Array, own: Uint8Array | undefined): void {
+    this.bytes += count;
+    if (count < space.length) this.#emptied++;
+    if (own === undefined) this.#received.end += count;
     else this.#ownFilled += count;
   }
 

@@ -37,6 +37,8 @@ export interface ServerOptions {
   readOnly?: boolean;
   /** Where requests are counted, for who wants to know. */
   counts?: RequestCounts;
+  /** What a connection in clear is read and written by, if not by itself; it is told every one when it is accepted. */
+  open?: (conn: Deno.Conn) => Socket;
   clock: Clock;
   logger: Logger;
 }
@@ -73,6 +75,7 @@ export class NbdServer {
   readonly #logger: Logger;
   readonly #counts: RequestCounts;
   readonly #offered: Export;
+  readonly #open: (conn: Deno.Conn) => Socket;
   readonly #inFlight = new InFlight();
   readonly #listeners = new Map<Deno.Listener, Promise<void>>();
   readonly #connections = new Set<Connection>();
@@ -83,6 +86,7 @@ export class NbdServer {
     this.#clock = options.clock;
     this.#logger = options.logger;
     this.#counts = options.counts ?? new RequestCounts(options.clock);
+    this.#open = options.open ?? ((conn) => conn);
     this.#offered = {
       name: options.exportName,
       description: options.description,
@@ -151,7 +155,8 @@ export class NbdServer {
         this.#admit(await listener.accept(), tls);
       } catch (error) {
         if (this.#closing !== undefined) return;
-        this.#logger.warn(`accepting a connection failed: ${messageOf(error)}`);
+        const text = messageOf(error);
+        this.#logger.warn(`accepting a connection failed: ${text}`, "accept", text);
         await sleep(this.#clock, ACCEPT_RETRY_MS);
       }
     }
@@ -166,7 +171,7 @@ export class NbdServer {
       closeQuietly(haggling[0].socket);
     }
     const connection: Connection = {
-      socket: tls === undefined ? conn : new TlsSocket(conn, tls),
+      socket: tls === undefined ? this.#open(conn) : new TlsSocket(conn, tls),
       address: addressOf(conn.remoteAddr),
       connectedAtMs: this.#clock.now(),
       isTls: tls !== undefined,
@@ -180,7 +185,8 @@ export class NbdServer {
   }
 
   #refuse(socket: Socket): void {
-    this.#logger.warn(`a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`);
+    const text = `a connection was refused: there are ${CONNECTIONS_MAX}, which is the limit`;
+    this.#logger.warn(text, "refused", text);
     closeQuietly(socket);
   }
 
@@ -264,7 +270,7 @@ export class NbdServer {
   /** A client that broke the protocol is worth a line; one that died, or whom we closed, is not. */
   #report(peer: string, error: unknown): void {
     if (error instanceof ProtocolError) {
-      this.#logger.info(`client ${peer} was cut off: ${error.message}`);
+      this.#logger.info(`client ${peer} was cut off: ${error.message}`, "cut off", error.message);
     } else {
       this.#logger.debug(() => `the connection to client ${peer} broke: ${messageOf(error)}`);
     }

@@ -9,6 +9,13 @@ import { RECEIVE_BUFFER_BYTES } from "../limits.ts";
 export interface Socket extends Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close"> {
   /** How often a read found less than it had room for, where whoever calls `read` can't tell: nothing was left then. */
   readonly emptied?: number;
+  /**
+   * Sends of `parts`, one after the other, what can leave at once, while no `write` is under way: how many bytes.
+   * If none, `write` waits, or throws what is wrong.
+   */
+  sendNow?(parts: readonly Uint8Array[]): number;
+  /** Fills `parts`, one after the other, with what has arrived, while no `read` is under way; likewise. */
+  receiveNow?(parts: readonly Uint8Array[]): number;
 }
 
 /** Arrived and not yet consumed: the bytes from `start` to `end`. */

@@ -22,7 +22,12 @@
 
 import { type Clock, within } from "../clock.ts";
 import { messageOf } from "../errors.ts";
-import { DRAIN_MS_MAX, LINGER_MS_MAX, PAYLOAD_SILENCE_MS_MAX } from "../limits.ts";
+import {
+  DRAIN_MS_MAX,
+  LINGER_MS_MAX,
+  PAYLOAD_SILENCE_MS_MAX,
+  RECEIVE_BUFFER_BYTES,
+} from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import { encodeBlockStatusChunk, encodeNoneChunk, errorReply } from "./chunk_codec.ts";
@@ -195,9 +200,7 @@ export class Transmission implements Predecessor {
     for (;;) {
       // Who can't be answered has nothing more begun: it would come late, when the client is back already.
       if (this.#replies.failed !== undefined) throw this.#replies.failed;
-      const progress = this.#serveReceived();
-      this.#replies.send();
-      this.#counts.turnEnds();
+      const progress = this.#serveTurn();
       if (progress === Progress.Disconnected) return;
       this.#stalled = progress === Progress.Stalled;
       this.#noteWhetherStuck();
@@ -212,7 +215,19 @@ export class Transmission implements Predecessor {
     }
   }
 
-  /** Serves all that has arrived whole, in one turn. */
+  /** Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it. */
+  #serveTurn(): Progress {
+    const bytesMax = this.#reader.bytes + RECEIVE_BUFFER_BYTES;
+    for (;;) {
+      const progress = this.#serveReceived();
+      this.#replies.send();
+      this.#counts.turnEnds();
+      if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
+      if (this.#reader.bytes >= bytesMax || !this.#reader.readNow()) return progress;
+    }
+  }
+
+  /** Serves all that has arrived whole. */
   #serveReceived(): Progress {
     for (;;) {
       const progress = this.#serveRequest();
@@ -293,8 +308,7 @@ export class Transmission implements Predecessor {
       const what = describe(request);
       const unanswered = this.#counts.begun(request);
       const failed = (error: unknown) => {
-        unanswered.isFailed = true;
-        return this.#failed(what, error);
+        return unanswered.error = this.#failed(what, error);
       };
       this.#answerLater(unanswered, this.#reads.later(request, failed));
     }
@@ -318,8 +332,8 @@ export class Transmission implements Predecessor {
       reply = new Uint8Array(SIMPLE_REPLY_BYTES);
       encodeSimpleReply(new DataView(reply.buffer), 0, NBD_OK, cookie);
     } catch (error) {
-      unanswered.isFailed = true;
-      reply = this.#errorReply(cookie, this.#failed(what, error));
+      unanswered.error = this.#failed(what, error);
+      reply = this.#errorReply(cookie, unanswered.error);
     }
     this.#replies.add(reply, () => this.#inFlight.releaseBytes(this.#share, heldBytes));
   }
@@ -339,7 +353,6 @@ export class Transmission implements Predecessor {
     if (!this.#reader.dropPayload()) return Progress.Incomplete;
     const progress = this.#replyError(request, refusal);
     if (progress !== Progress.Served) return progress;
-    this.#logger.debug(() => `refused, ${refusal.text}: ${describe(request)}`);
     this.#reader.finish();
     return progress;
   }
@@ -352,7 +365,7 @@ export class Transmission implements Predecessor {
 
   #replyError(request: Request, error: NbdError): Progress {
     if (!this.#replies.tryAdd(this.#errorReply(request, error))) return Progress.Stalled;
-    this.#counts.failed(request);
+    this.#counts.failed(request, error);
     return Progress.Served;
   }
 
@@ -363,7 +376,8 @@ export class Transmission implements Predecessor {
   /** Logs what the device threw, and says what to answer. */
   #failed(what: string, error: unknown): NbdError {
     const text = messageOf(error);
-    this.#logger.error(`${what}: ${text}`);
+    // one bad place may be read in many ways, and on and on
+    this.#logger.error(`${what}: ${text}`, `failed, ${(error as Error).name}`, text);
     return deviceError(text);
   }
 

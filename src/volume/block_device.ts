@@ -25,6 +25,11 @@ export interface BlockDevice {
    * anything in `target`, and the caller uses `read`.
    */
   tryRead(offset: number, target: Uint8Array): boolean;
+  /**
+   * The range's bytes where they lie, one part after the other, for a caller who uses them in the same turn and
+   * changes none; undefined where they don't all lie in memory: zeroes need not.
+   */
+  lend(offset: number, length: number): Uint8Array[] | undefined;
   /** Fills `target` from `offset`. */
   read(offset: number, target: Uint8Array): Promise<void>;
   /**

@@ -52,6 +52,25 @@ export class ReadPath {
     return true;
   }
 
+  /** The bytes in the cache, if all of the range is there. */
+  lend(offset: number, length: number): Uint8Array[] | undefined {
+    const { cache, stripeBytes } = this.#contents;
+    const parts: Uint8Array[] = [];
+    for (let at = offset; at < offset + length;) {
+      const stripe = Math.floor(at / stripeBytes);
+      const from = at - stripe * stripeBytes;
+      const to = Math.min(stripeBytes, from + offset + length - at);
+      const slot = cache.find(stripe);
+      const first = Math.floor(from / BLOCK_BYTES);
+      const end = Math.ceil(to / BLOCK_BYTES);
+      if (slot < 0 || !cache.allValid(slot, first, end - first)) return undefined;
+      parts.push(cache.bytes(slot, from, to));
+      at += to - from;
+    }
+    this.#ahead?.note(offset, length);
+    return parts;
+  }
+
   /** Fills `target`, fetching what is not in the cache. */
   async read(offset: number, target: Uint8Array): Promise<void> {
     this.#ahead?.note(offset, target.length);

@@ -110,6 +110,8 @@ export class Reclaimer {
       if (this.#contents.failure !== null) return;
       this.#logger.warn(
         `reclaim stopped, and begins anew with the next commit: ${messageOf(error)}`,
+        "reclaim stopped",
+        messageOf(error),
       );
     }).finally(() => this.#running = null);
   }
@@ -306,7 +308,8 @@ export class Reclaimer {
       } catch (error) {
         if (!(error instanceof DamageError)) throw error;
         this.#fixed.add(seq);
-        this.#logger.warn(`${error.message}; reclaim leaves ${segmentKey(seq)} as it is`);
+        const text = `${error.message}; reclaim leaves ${segmentKey(seq)} as it is`;
+        this.#logger.warn(text, "reclaim", text);
       }
     });
     await this.#flush.flush();

@@ -244,6 +244,11 @@ export class Volume implements BlockDevice {
     return this.#contents.failure === null && this.#read.tryRead(offset, target);
   }
 
+  lend(offset: number, length: number): Uint8Array[] | undefined {
+    this.#requests++;
+    return this.#contents.failure === null ? this.#read.lend(offset, length) : undefined;
+  }
+
   read(offset: number, target: Uint8Array): Promise<void> {
     this.#requests++;
     return this.#read.read(offset, target);
@@ -386,7 +391,8 @@ export class Volume implements BlockDevice {
       return true;
     } catch (error) {
       // the log has everything a checkpoint has: opening takes longer, nothing is lost
-      this.#logger.warn(`checkpoint ${seq} not stored: ${messageOf(error)}`);
+      const text = messageOf(error);
+      this.#logger.warn(`checkpoint ${seq} not stored: ${text}`, "checkpoint", text);
       return false;
     }
   }

@@ -7,6 +7,7 @@ import { S3Bucket } from "../../src/bucket/s3_bucket.ts";
 import { systemClock } from "../../src/clock.ts";
 import { DOWNLOADS_MAX, GET_BYTES_MAX, KIB, MIB } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
+import { FLUSHED_BYTES } from "./paced_flush.ts";
 
 export interface Bare {
   bytes: number;
@@ -22,13 +23,14 @@ export const BARE_BUCKET = "bare";
 const SEGMENT_BYTES = 8 * MIB;
 const OBJECTS = 8;
 
-/** Requests of so many bytes, so many at once. */
+/** Requests of so many bytes, so many at once, and what of it is of interest. */
 export const BARE_WORKS = {
-  "put-8m": { bytes: SEGMENT_BYTES, atOnce: 8 },
-  "put-4k": { bytes: 4 * KIB, atOnce: 1 },
-  "get-2m": { bytes: GET_BYTES_MAX, atOnce: 8 },
-  "get-64k": { bytes: 64 * KIB, atOnce: 1 },
-  "get-64k-32": { bytes: 64 * KIB, atOnce: DOWNLOADS_MAX },
+  "put-8m": { bytes: SEGMENT_BYTES, atOnce: 8, figure: "MB/s" },
+  "put-512k": { bytes: FLUSHED_BYTES, atOnce: 1, figure: "ms" },
+  "put-4k": { bytes: 4 * KIB, atOnce: 1, figure: "ms" },
+  "get-2m": { bytes: GET_BYTES_MAX, atOnce: 8, figure: "MB/s" },
+  "get-64k": { bytes: 64 * KIB, atOnce: 1, figure: "ms" },
+  "get-64k-32": { bytes: 64 * KIB, atOnce: DOWNLOADS_MAX, figure: "requests/s" },
 } as const;
 export type BareWork = keyof typeof BARE_WORKS;
 

@@ -2,14 +2,13 @@
  * What cached reads notice of reads that wait for S3, 30 ms away, on the same connection: nothing but the time that
  * the others' bytes take to be copied.
  */
-import { startCeph } from "../support/ceph.ts";
-import { Drive } from "../support/drive.ts";
+import { MIB } from "../../src/limits.ts";
 import { runPython } from "../support/programs.ts";
-import { startS3Proxy } from "../support/s3_proxy.ts";
-import { S3TestBucket } from "../support/test_buckets.ts";
+import { startMemoryS3 } from "../support/start_memory_s3.ts";
+import { BLOCK_BYTES_DEFAULT, CONTENDERS, DRIVE } from "./contenders.ts";
 import type { Row } from "./table.ts";
 
-const ADDED_MS = 30;
+const LATENCY_MS = 30;
 
 /** 64 MiB are written; what is read afterwards is in S3 only. */
 const FILL = `
@@ -55,17 +54,20 @@ for is_beside in False, True:
 `;
 
 export async function benchBeside(): Promise<Row[]> {
-  await using ceph = await startCeph();
-  await using proxy = startS3Proxy(ceph.endpoint);
-  await using bucket = new S3TestBucket(ceph);
-  await using writer = await Drive.start({ bucket, size: "64M" });
+  await using s3 = await startMemoryS3();
+  const disk = {
+    s3,
+    bucketName: "beside",
+    sizeBytes: 64 * MIB,
+    blockBytes: BLOCK_BYTES_DEFAULT,
+  };
+  await using writer = await CONTENDERS[DRIVE](disk);
   await runPython(FILL, [writer.uri]);
-  await writer.stopClean();
-  const server = { readahead: 0 };
-  await using drive = await Drive.start({ bucket: bucket.through(proxy), server });
-  proxy.treat = () => new Promise((resolve) => setTimeout(resolve, ADDED_MS, "pass"));
+  await writer.stop();
+  await using drive = await CONTENDERS[DRIVE](disk);
+  await s3.set({ latencyMs: LATENCY_MS });
   const printed = (await runPython(METER, [drive.uri])).trim().split("\n");
-  await drive.stopClean();
+  await drive.stop();
   const [alone, beside] = printed.map((line) => {
     const [count, median, most99, most] = line.split(" ").map(Number);
     return { count, median, most99, most };
@@ -73,7 +75,8 @@ export async function benchBeside(): Promise<Row[]> {
   const text = ({ median, most99, most }: typeof alone) =>
     `${median.toFixed(3)}/${most99.toFixed(2)}/${most.toFixed(1)}`;
   return [{
-    what: "4 KiB cached, read beside 32 reads that wait for S3 on the same connection: " +
+    what:
+      "4 KiB cached, read beside 32 reads that wait for S3, 30 ms away, on the same connection: " +
       "median/99 %/greatest ms (and without them)",
     result: `${text(beside)} (${text(alone)}): **${(beside.median / alone.median).toFixed(2)}** ` +
       `times in the middle, ${(beside.most99 / alone.most99).toFixed(2)} at 99 %`,

@@ -7,22 +7,23 @@
  *   write, and an fsync too, before anything is stored. Only `--blockCacheSync` makes what was acknowledged
  *   durable, so that is how it runs. Its guards against S3's old eventual consistency (an MD5 cache, a pause
  *   between writes of a block) are off, since they only cost it time. `--directIO` keeps the kernel's
- *   page cache, which the others don't have, out of the way.
+ *   page cache, which the others don't have, out of the way. The kernel lets one write at a time through to a file of
+ *   FUSE, whoever serves it: synchronous writes come one after the other.
+ * - nbdkit's memory plugin has no S3 and forgets all at its end: what the client and NBD by themselves cost.
  *
  * Stripe, block and object are 64 KiB, the largest that Debian's nbdkit-S3 takes (its block size must be a minimum
  * that nbdkit allows), unless the work suits the peers better with less. Caches have 64 MiB.
  */
 import { KIB, MIB } from "../../src/limits.ts";
 import { Drive } from "../support/drive.ts";
-import { run, within } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
 import type { MemoryS3 } from "../support/start_memory_s3.ts";
+import { mount, ServerProcess } from "./server_process.ts";
 
 export const CACHE_BYTES = 64 * MIB;
 export const BLOCK_BYTES_DEFAULT = 64 * KIB;
 /** nbdkit's threads: as many requests as any work has under way. */
 const THREADS = "32";
-const START_S = 30;
 
 export interface DiskOptions {
   s3: MemoryS3;
@@ -37,14 +38,23 @@ export interface Contender extends AsyncDisposable {
   readonly uri: string;
   /** Of the process that talks to S3. */
   readonly pid: number;
+  /** The disk as a file, if that is what it is. */
+  readonly file?: string;
   /** Stores everything and ends it. */
   stop(): Promise<void>;
 }
 
+export const DRIVE = "ElasticDrive";
+export const S3BACKER = "s3backer";
+export const NBDKIT_S3 = "nbdkit-S3";
+/** The one that has no bucket. */
+export const FLOOR = "nbdkit-memory";
+
 export const CONTENDERS: Record<string, (options: DiskOptions) => Promise<Contender>> = {
-  "ElasticDrive": startDrive,
-  "nbdkit-S3": startNbdkitS3,
-  "s3backer": startS3backer,
+  [DRIVE]: startDrive,
+  [NBDKIT_S3]: startNbdkitS3,
+  [S3BACKER]: startS3backer,
+  [FLOOR]: ({ sizeBytes }) => startNbdkit(["memory", `${sizeBytes}`]),
 };
 
 async function startDrive({ s3, bucketName, sizeBytes }: DiskOptions): Promise<Contender> {
@@ -65,7 +75,7 @@ async function startNbdkitS3(options: DiskOptions): Promise<Contender> {
   const { s3, bucketName, sizeBytes, blockBytes } = options;
   return await startNbdkit([
     // it says that a request has to be an object; it does take less, and then reads, changes and stores the object
-    ...["--filter=blocksize-policy", "S3", "blocksize-minimum=4096"],
+    ...["--filter=blocksize-policy", "S3", "blocksize-minimum=512"],
     `access-key=${s3.accessKeyId}`,
     `secret-key=${s3.secretAccessKey}`,
     `endpoint-url=${s3.endpoint}`,
@@ -80,65 +90,43 @@ async function startS3backer(options: DiskOptions): Promise<Contender> {
   const { s3, bucketName, sizeBytes, blockBytes } = options;
   await using cleanUp = new AsyncDisposableStack();
   const scratch = cleanUp.use(await Scratch.make());
-  // it goes into the background once the file system is mounted
-  await run("s3backer", [
-    "--quiet",
-    `--accessId=${s3.accessKeyId}`,
-    `--accessKey=${s3.secretAccessKey}`,
-    `--baseURL=${s3.endpoint}/`,
-    `--blockSize=${blockBytes}`,
-    `--size=${sizeBytes}`,
-    "--blockCacheSync",
-    "--blockCacheWriteDelay=0",
-    `--blockCacheSize=${CACHE_BYTES / blockBytes}`,
-    "--minWriteDelay=0",
-    "--md5CacheSize=0",
-    "--md5CacheTime=0",
-    "--directIO",
-    bucketName,
-    scratch.path,
-  ]);
-  const unmount = async () => void (await run("umount", [scratch.path]));
-  cleanUp.defer(unmount);
-  // the only process so far that has the directory on its command line
-  const pid = Number(await run("pgrep", ["-f", scratch.path]));
-  const nbdkit = cleanUp.use(await startNbdkit(["file", scratch.file("file")]));
+  const file = scratch.file("file");
+  const s3backer = cleanUp.use(
+    await mount(scratch.path, "s3backer", [
+      "-f",
+      "--quiet",
+      `--accessId=${s3.accessKeyId}`,
+      `--accessKey=${s3.secretAccessKey}`,
+      `--baseURL=${s3.endpoint}/`,
+      `--blockSize=${blockBytes}`,
+      `--size=${sizeBytes}`,
+      "--blockCacheSync",
+      "--blockCacheWriteDelay=0",
+      `--blockCacheSize=${CACHE_BYTES / blockBytes}`,
+      "--minWriteDelay=0",
+      "--md5CacheSize=0",
+      "--md5CacheTime=0",
+      "--directIO",
+      bucketName,
+      scratch.path,
+    ], file),
+  );
+  const { uri } = cleanUp.use(await startNbdkit(["file", file]));
   const all = cleanUp.move();
-  const stop = async () => {
-    await all.disposeAsync();
-    await ended(pid);
-  };
-  return { uri: nbdkit.uri, pid, stop, [Symbol.asyncDispose]: stop };
+  const stop = () => all.disposeAsync();
+  return { uri, pid: s3backer.pid, file, stop, [Symbol.asyncDispose]: stop };
 }
 
 /** Starts nbdkit with a plugin and its parameters. */
-export async function startNbdkit(plugin: string[]): Promise<Contender> {
-  const scratch = await Scratch.make();
+async function startNbdkit(plugin: string[]): Promise<Contender> {
+  await using cleanUp = new AsyncDisposableStack();
+  const scratch = cleanUp.use(await Scratch.make());
   const socket = scratch.file("nbdkit.sock");
-  const pidFile = scratch.file("nbdkit.pid");
-  await run("nbdkit", ["-t", THREADS, "-U", socket, "-P", pidFile, ...plugin]);
-  const pid = Number(await within(START_S, "nbdkit's start", contentsOnceThere(pidFile)));
-  let isStopped = false;
-  const stop = async () => {
-    if (isStopped) return;
-    isStopped = true;
-    Deno.kill(pid, "SIGTERM");
-    await ended(pid);
-    await scratch[Symbol.asyncDispose]();
-  };
+  // it writes its number when it listens
+  const ready = scratch.file("nbdkit.pid");
+  const args = ["-f", "-t", THREADS, "-U", socket, "-P", ready, ...plugin];
+  const { pid } = cleanUp.use(await ServerProcess.start("nbdkit", args, ready));
+  const all = cleanUp.move();
+  const stop = () => all.disposeAsync();
   return { uri: `nbd+unix:///?socket=${socket}`, pid, stop, [Symbol.asyncDispose]: stop };
-}
-
-/** nbdkit writes its pid when it listens, some time after its parent has ended. */
-async function contentsOnceThere(file: string): Promise<string> {
-  for (;;) {
-    const contents = await Deno.readTextFile(file).catch(() => "");
-    if (contents !== "") return contents;
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
-/** Resolves when a process that is no child of ours has ended. */
-async function ended(pid: number): Promise<void> {
-  await run("tail", ["-f", "/dev/null", `--pid=${pid}`]);
 }

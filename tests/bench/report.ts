@@ -1,108 +1,105 @@
-/** What a comparison came to, as the files for the README: a Markdown table and a chart. */
+/**
+ * What a comparison came to, as Markdown: a table with every figure, and one for the README with the figure that each
+ * work is about. Figures are medians of the rounds.
+ */
 import { MIB } from "../../src/limits.ts";
+import { BARE_WORKS } from "./bare.ts";
 import { median } from "./fio.ts";
 import type { Result, Round } from "./peers.ts";
 
-type Figure = keyof Round;
+/** What has to be known of the peers to read any of it. */
+export const DURABLE =
+  "A durable write is one that was flushed to the bucket. s3backer's flush and fsync return early, before anything " +
+  "is stored: it runs with `--blockCacheSync`, its synchronous setting, and answers a write when that is stored, as " +
+  "nbdkit's S3 plugin always does. Where a work flushes, its times are therefore those of a write and a flush together.";
 
-function middle({ rounds }: Result, figure: Figure): number {
-  return median(rounds.map((round) => round[figure]));
+/** Of all rounds, in the work's own unit; NaN if there are none. */
+export function headline(result: Result): number {
+  return median(headlines(result));
+}
+
+function headlines({ figure, rounds }: Result): number[] {
+  return rounds.map(({ bytesPerSecond, requestsPerSecond, seconds, p50Ms }) => ({
+    "MB/s": bytesPerSecond / 1e6,
+    "requests/s": requestsPerSecond,
+    "s": seconds,
+    "ms": p50Ms,
+  }[figure]));
 }
 
 /** Three significant digits, as a person would write them. */
-function show(value: number): string {
+export function show(value: number): string {
+  if (!Number.isFinite(value)) return "–";
   if (value >= 1000) return Math.round(value).toLocaleString("en");
   if (value >= 100) return value.toFixed(0);
   return value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
-function spread({ rounds }: Result, figure: Figure): string {
-  const values = rounds.map((round) => round[figure]);
-  return `${show(Math.min(...values) / 1e6)} to ${show(Math.max(...values) / 1e6)}`;
+/** The median, and the least and the most. */
+function spread(result: Result): string {
+  const values = headlines(result);
+  if (values.length === 0) return result.failure ?? "";
+  const around = values.length === 1
+    ? ""
+    : ` (${show(Math.min(...values))} to ${show(Math.max(...values))})`;
+  const after = result.failure ? `, then ${result.failure}` : "";
+  return `**${show(median(values))}** ${result.figure}${around}${after}`;
 }
 
-/** A line for each contender at each work; medians, of the throughput the least and the most too. */
+function table(head: string[], lines: string[][]): string {
+  const rule = head.map((_, column) => column === 0 ? "---" : "---:");
+  return [head, rule, ...lines].map((cells) => `| ${cells.join(" | ")} |`).join("\n") + "\n";
+}
+
+/** Every figure: a line for each work, and one for each who did it. */
 export function comparison(results: Result[]): string {
-  const lines = results.map((result) => {
-    const of = (figure: Figure) => show(middle(result, figure));
-    const rate = `**${show(middle(result, "bytesPerSecond") / 1e6)}**`;
-    return `| ${
-      [
-        result.what,
-        result.contender,
-        result.rounds.length > 1 ? `${rate} (${spread(result, "bytesPerSecond")})` : rate,
-        of("requestsPerSecond"),
-        of("p50Ms"),
-        of("p99Ms"),
-        of("s3Puts"),
-        of("s3Gets"),
-        of("s3Requests"),
-        of("upPerByte"),
-        of("downPerByte"),
-        of("processorSeconds"),
-        show(middle(result, "peakBytes") / MIB),
-      ].join(" | ")
-    } |`;
-  });
   const head = [
-    ...["work", "who", "MB/s", "requests/s", "p50 ms", "p99 ms", "PUTs a GiB", "GETs a GiB"],
-    ...["S3 requests a GiB", "bytes up a byte", "bytes down a byte", "processor s a GiB"],
-    "peak MiB",
+    ...[
+      "who",
+      "median (least to most)",
+      "MB/s",
+      "p50 / p99 ms",
+      "PUTs / GETs / all S3 requests a GiB",
+    ],
+    ...["bytes up / down a byte", "processor s a GiB", "peak MiB"],
   ];
-  const rule = head.map((_, column) => column < 2 ? "---" : "---:");
-  return [`| ${head.join(" | ")} |`, `| ${rule.join(" | ")} |`, ...lines].join("\n") + "\n";
+  const lines: string[][] = [];
+  let work = "";
+  for (const result of results) {
+    if (result.work !== work) lines.push([`**${result.what}**`, ...head.slice(1).map(() => "")]);
+    work = result.work;
+    const of = (...figures: (keyof Round)[]) =>
+      figures.map((figure) => show(median(result.rounds.map((round) => round[figure])))).join(
+        " / ",
+      );
+    lines.push([
+      result.contender,
+      spread(result),
+      show(median(result.rounds.map(({ bytesPerSecond }) => bytesPerSecond / 1e6))),
+      of("p50Ms", "p99Ms"),
+      of("s3Puts", "s3Gets", "s3Requests"),
+      of("upPerByte", "downPerByte"),
+      of("processorSeconds"),
+      show(median(result.rounds.map(({ peakBytes }) => peakBytes / MIB))),
+    ]);
+  }
+  return table(head, lines);
 }
 
-// ---- the chart
-
-const COLOURS = ["#1f6feb", "#9aa4b1", "#d29922", "#6e7781"];
-const LABEL_PX = 430;
-const BARS_PX = 420;
-const VALUE_PX = 110;
-const BAR_PX = 14;
-const GAP_PX = 14;
-
-/** Throughput by work as bars, on a scale where each vertical line is ten times the one before. */
-export function chart(results: Result[], title: string): string {
-  const contenders = [...new Set(results.map(({ contender }) => contender))];
-  const rates = results.map((result) => middle(result, "bytesPerSecond") / 1e6);
-  const from = Math.floor(Math.log10(Math.min(...rates)));
-  const to = Math.ceil(Math.log10(Math.max(...rates)));
-  const x = (rate: number) => LABEL_PX + (Math.log10(rate) - from) / (to - from) * BARS_PX;
-  const parts: string[] = [];
-  const text = (left: number, y: number, content: string, anchor = "start") =>
-    parts.push(`<text x="${left}" y="${y}" text-anchor="${anchor}">${content}</text>`);
-  text(10, 20, title);
-  contenders.forEach((contender, number) => {
-    const left = LABEL_PX + number * 130;
-    parts.push(`<rect x="${left}" y="32" width="12" height="12" fill="${COLOURS[number]}"/>`);
-    text(left + 18, 43, contender);
+/** A line for each work and a column for each who did it; bare requests are the other table's. */
+export function summary(results: Result[]): string {
+  const done = results.filter(({ work }) => !(work in BARE_WORKS));
+  const contenders = [...new Set(done.map(({ contender }) => contender))];
+  const works = [...new Set(done.map(({ work }) => work))];
+  const lines = works.map((work) => {
+    const ofWork = done.filter((result) => result.work === work);
+    const cells = contenders.map((contender) => {
+      const result = ofWork.find((result) => result.contender === contender);
+      if (!result) return "";
+      if (result.rounds.length === 0) return result.failure ?? "";
+      return show(headline(result));
+    });
+    return [`${ofWork[0].what}, ${ofWork[0].figure}`, ...cells];
   });
-  let y = 60;
-  const top = y;
-  let work = "";
-  results.forEach((result, number) => {
-    if (result.work !== work) {
-      y += work === "" ? 0 : GAP_PX;
-      work = result.work;
-      text(LABEL_PX - 10, y + 12, result.what, "end");
-    }
-    const colour = COLOURS[contenders.indexOf(result.contender)];
-    const width = Math.max(x(rates[number]) - LABEL_PX, 1);
-    parts.push(
-      `<rect x="${LABEL_PX}" y="${y}" width="${width.toFixed(1)}" height="${BAR_PX - 2}" ` +
-        `fill="${colour}"/>`,
-    );
-    text(LABEL_PX + width + 5, y + 11, show(rates[number]));
-    y += BAR_PX;
-  });
-  for (let power = from; power <= to; power++) {
-    const at = x(10 ** power).toFixed(1);
-    parts.unshift(`<line x1="${at}" x2="${at}" y1="${top}" y2="${y}" stroke="#d0d7de"/>`);
-    text(Number(at), y + 16, `${10 ** power} MB/s`, "middle");
-  }
-  const [width, height] = [LABEL_PX + BARS_PX + VALUE_PX, y + 28];
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" ` +
-    `font-family="sans-serif" font-size="12">\n` +
-    `<rect width="${width}" height="${height}" fill="#fff"/>\n${parts.join("\n")}\n</svg>\n`;
+  return table(["", ...contenders], lines);
 }

@@ -1,14 +1,13 @@
 /** What the drive is to reach beside its peers and its own S3 client's bare requests, round against round. */
+import { DRIVE, NBDKIT_S3, S3BACKER } from "./contenders.ts";
 import { median } from "./fio.ts";
-import type { Result, Round } from "./peers.ts";
+import { BARE, type Result, type Round } from "./peers.ts";
 import type { Row } from "./table.ts";
-
-const DRIVE = "ElasticDrive";
-const BARE = "bare S3 client";
 
 type Value = (round: Round) => number;
 const rate: Value = ({ bytesPerSecond }) => bytesPerSecond;
 const requests: Value = ({ requestsPerSecond }) => requestsPerSecond;
+const median50: Value = ({ p50Ms }) => p50Ms;
 
 /** Who does what, and what of it counts. */
 interface Part {
@@ -29,7 +28,7 @@ interface Target {
 const drive = (work: string, value = rate): Part => ({ work, contender: DRIVE, value });
 const bare = (work: string, value = rate): Part => ({ work, contender: BARE, value });
 
-const TARGETS: Target[] = [
+export const TARGETS: Target[] = [
   {
     what: "durable writing in order, to bare PUTs of 8 MiB",
     ours: drive("write-in-order"),
@@ -39,13 +38,13 @@ const TARGETS: Target[] = [
   {
     what: "the same, to s3backer",
     ours: drive("write-in-order"),
-    theirs: { work: "write-in-order", contender: "s3backer", value: rate },
+    theirs: { work: "write-in-order", contender: S3BACKER, value: rate },
     least: 8,
   },
   {
     what: "the same, to nbdkit-S3",
     ours: drive("write-in-order"),
-    theirs: { work: "write-in-order", contender: "nbdkit-S3", value: rate },
+    theirs: { work: "write-in-order", contender: NBDKIT_S3, value: rate },
     least: 16,
   },
   {
@@ -56,7 +55,7 @@ const TARGETS: Target[] = [
   {
     what: "durable writing of 4 KiB at random, a flush after every 64, to s3backer",
     ours: drive("write-flush-64"),
-    theirs: { work: "write-flush-64", contender: "s3backer", value: rate },
+    theirs: { work: "write-flush-64", contender: S3BACKER, value: rate },
     least: 20,
   },
   {
@@ -68,6 +67,18 @@ const TARGETS: Target[] = [
     what: "4 KiB written at random, a flush at the end, bytes up a byte written",
     ours: drive("write-flush-end", ({ upPerByte }) => upPerByte),
     most: 1.3,
+  },
+  {
+    what: "4 KiB written and flushed, median, to a bare PUT of them",
+    ours: drive("write-flush-1", median50),
+    theirs: bare("put-4k", median50),
+    most: 1.2,
+  },
+  {
+    what: "a flush of 512 KiB while others write, median, to a bare PUT of them",
+    ours: drive("flush-under-load", median50),
+    theirs: bare("put-512k", median50),
+    most: 1.2,
   },
   {
     what: "reading in order, cold, at depth 32, to bare GETs of 2 MiB",
@@ -83,22 +94,25 @@ const TARGETS: Target[] = [
   },
 ];
 
-/** A row for every target of which all has been measured. */
+/** A row for every target whose works were done; one that was given up, by either, is missed. */
 export function rowsOf(results: Result[], latencyMs: number): Row[] {
-  const valuesOf = ({ work, contender, value }: Part) =>
-    results.find((result) => result.work === work && result.contender === contender)
-      ?.rounds.map(value);
+  const find = ({ work, contender }: Part) =>
+    results.find((result) => result.work === work && result.contender === contender);
   return TARGETS.flatMap(({ what, ours, theirs, least, most }) => {
-    const values = valuesOf(ours);
-    const others = theirs ? valuesOf(theirs) : values?.map(() => 1);
-    if (!values || !others) return [];
-    const ratios = values.map((value, round) => value / others[round]);
+    const [we, they] = [find(ours), theirs && find(theirs)];
+    if (!we || theirs && !they) return [];
+    const ratios = we.rounds.slice(0, they?.rounds.length).map((round, number) =>
+      ours.value(round) / (they ? theirs!.value(they.rounds[number]) : 1)
+    );
     const middle = median(ratios);
+    const spread = `(${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)})`;
+    const measured = `**${middle.toFixed(2)}**${theirs ? " times" : ""}${
+      ratios.length > 1 ? ` ${spread}` : ""
+    }`;
+    const failed = [we, they].find((result) => result?.failure);
     return [{
       what: `${what}, ${latencyMs} ms away`,
-      result: `**${middle.toFixed(2)}**${theirs ? " times" : ""} (${
-        Math.min(...ratios).toFixed(2)
-      } to ${Math.max(...ratios).toFixed(2)})`,
+      result: ratios.length > 0 ? measured : `${failed?.contender}: ${failed?.failure}`,
       target: least === undefined ? `at most ${most}` : `at least ${least}`,
       met: least === undefined ? middle <= most! : middle >= least,
     }];

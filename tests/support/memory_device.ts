@@ -43,6 +43,13 @@ export class MemoryDevice implements BlockDevice {
     return true;
   }
 
+  lend(offset: number, length: number): Uint8Array[] | undefined {
+    if (this.fails("read", offset, length) || this.holds("read", offset, length)) return undefined;
+    this.#note("read", offset, length);
+    const middle = offset + Math.floor(length / 2);
+    return [this.bytes.subarray(offset, middle), this.bytes.subarray(middle, offset + length)];
+  }
+
   async read(offset: number, target: Uint8Array): Promise<void> {
     await this.#perform("read", offset, target.length, () => {
       target.set(this.bytes.subarray(offset, offset + target.length));

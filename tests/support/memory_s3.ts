@@ -1,6 +1,6 @@
 /**
  * memory_s3.ts: an S3 server that keeps its objects in memory, to measure clients against: `startMemoryS3` of
- * tests/bench/endpoint.ts runs it in a process of its own.
+ * start_memory_s3.ts runs it in a process of its own.
  *
  * It answers as S3 does where an answer depends on what is stored: ranges, conditions (atomically: each is decided in
  * one turn), ETags, lists in byte order. It looks at no signature and knows one kind of address, endpoint/bucket/key;

@@ -23,16 +23,18 @@ export async function runProgram(
   args: string[],
   options: ProgramOptions = {},
 ): Promise<ProgramEnd> {
-  // Not AbortSignal.timeout: its timer would outlive the test.
-  const timeout = new AbortController();
   const { deadlineS = DEADLINE_S, ...where } = options;
-  const timer = setTimeout(() => timeout.abort(), deadlineS * 1000);
+  const streams = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
+  let late = "";
+  let timer: number | undefined;
   try {
-    const { signal } = timeout;
-    const command = new Deno.Command(program, { ...where, args, signal, stdin: "null" });
-    const { code, stdout, stderr } = await command.output();
+    const child = new Deno.Command(program, { ...where, ...streams, args }).spawn();
+    timer = setTimeout(() => {
+      late = `\nkilled after ${deadlineS} s`;
+      child.kill("SIGKILL");
+    }, deadlineS * 1000);
+    const { code, stdout, stderr } = await child.output();
     const decoder = new TextDecoder();
-    const late = signal.aborted ? `\nkilled after ${deadlineS} s` : "";
     return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) + late };
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { defaultSettings, parseConfig } from "../../src/config.ts";
+import { defaultSettings, describe, parseConfig } from "../../src/config.ts";
 import { KEYS } from "../../src/config_keys.ts";
 import { UsageError } from "../../src/errors.ts";
 import { ORIGINAL_CONFIG } from "../support/original_config.ts";
@@ -204,6 +204,13 @@ Deno.test("no error message shows a secret, however it is written wrong", () => 
     `${id}\nAWS_SECRET_KEY=${secret}`,
     `${id}\nAWS_SECRET_ACCESS_KEY=${secret}\nAWS_SECRET_ACCESS_KEY=${secret}`,
     `AWS_SECRET_ACCESS_KEY=${secret}`,
+    `STRIPE=${secret}`,
+    `PREFIX=/${secret}`,
+    `ENDPOINT=https://me:${secret.slice(0, 20)}@s3.example.com`,
+    `ENDPOINT=https://s3.example.com/?X-Amz-Signature=${secret.slice(0, 20)}`,
+    `${secret}=`,
+    `[${secret}]`,
+    `AWS_SECRET_ACCESS_KEY${secret}=1`,
   ];
   for (const text of wrong) {
     const message = mistakesOf(withBucket(text)).join("\n");
@@ -217,8 +224,10 @@ Deno.test("an ENDPOINT is an http or https URL, and makes path style the default
   for (const text of ["s3.example.com", "localhost:9000", "ftp://h", "http://", "http://a b"]) {
     assertRefused("endpoint", text);
   }
-  for (const text of ["http://user:pass@h", "http://h/?a=b", "http://h/#x"]) {
-    assertRefused("endpoint", text);
+  assertRefused("endpoint", "http://h/#x");
+  for (const text of ["http://user:pass@h", "http://h/?a=b"]) {
+    const [mistake] = mistakesOf(withBucket(`ENDPOINT=${text}`));
+    assert(mistake.startsWith("config.ini:3: ENDPOINT can't be what it is (not shown); "), mistake);
   }
   assertEquals(settingsOf(withBucket("ENDPOINT=http://h")).pathStyle, true);
   assertEquals(settingsOf(withBucket("ENDPOINT=http://h\nPATH_STYLE=no")).pathStyle, false);
@@ -293,6 +302,42 @@ Deno.test("an address that others can reach needs TLS, or a line that says that 
       assertEquals(settingsOf(withBucket(`listen=${host}\n${more}`, "server")).listen, host);
     }
     assertEquals(mistakesOf(withBucket(`listen=${host}\ninsecure=no`, "server")).length, 1);
+  }
+});
+
+Deno.test("status takes a port, an address and a port, or off; 127.0.0.1:9998 without it", () => {
+  for (
+    const [text, hostname, port] of [
+      ["9997", "127.0.0.1", 9997],
+      ["127.0.0.1:0", "127.0.0.1", 0],
+      ["[::1]:80", "::1", 80],
+      ["localhost:65535", "localhost", 65535],
+    ] as const
+  ) {
+    assertEquals(settingsOf(withBucket(`status=${text}`, "server")).status, { hostname, port });
+  }
+  assertEquals(settingsOf(withBucket("status=OFF", "server")).status, "off");
+  for (
+    const text of ["127.0.0.1", "::1:9998", "[::1]", "127.0.0.1:65536", ":9998", "http://h:1", "no"]
+  ) {
+    assertRefused("status", text);
+  }
+  const shown = describe(settingsOf(withBucket("status=[::1]:9998", "server"))).join("\n");
+  assertStringIncludes(shown, "  status = [::1]:9998 ");
+});
+
+Deno.test("a status that others can reach needs a line that says so, also beside TLS", () => {
+  const tls = "tlscert=c.pem\ntlskey=k.pem";
+  for (const address of ["0.0.0.0:9998", "[::]:9998", "192.168.1.5:1", "nas.local:9998"]) {
+    for (const more of ["", "insecure=no", tls]) {
+      const [mistake, ...others] = mistakesOf(withBucket(`status=${address}\n${more}`, "server"));
+      assertStringIncludes(mistake, `config.ini:4: status can't be ${address} as it is`);
+      assertStringIncludes(mistake, "allowed: 127.0.0.1, ::1 or localhost; or with insecure = yes");
+      assertEquals(others, []);
+    }
+    for (const more of ["insecure=yes", `insecure=yes\n${tls}`]) {
+      settingsOf(withBucket(`status=${address}\n${more}`, "server"));
+    }
   }
 });
 

@@ -4,9 +4,8 @@ import { dirname, join, relative } from "node:path";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 /** What every folder may use. */
-const COMMON = ["clock.ts", "counters.ts", "errors.ts", "limits.ts", "logger.ts"].map((file) =>
-  `src/${file}`
-);
+const COMMON = ["clock", "counters", "errors", "limits", "logger", "secrets"]
+  .map((name) => `src/${name}.ts`);
 /** What a folder may use of the next one. */
 const NEXT: Record<string, string[]> = {
   "src/nbd": ["src/volume/block_device.ts"],

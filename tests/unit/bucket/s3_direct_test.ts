@@ -2,8 +2,10 @@
 import { assertEquals } from "@std/assert";
 import { ListObjectsV2Command } from "@aws-sdk/client-s3";
 import { createClient, type S3Options } from "../../../src/bucket/s3_client.ts";
+import type { HttpRequest } from "../../../src/bucket/http_connection.ts";
 import { DirectRequests } from "../../../src/bucket/s3_direct.ts";
 import { FetchHandler } from "../../../src/bucket/s3_http.ts";
+import { sha256, sha256Now } from "../../../src/bucket/sha256.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 
 interface Sent {
@@ -11,13 +13,21 @@ interface Sent {
   headers: Record<string, string>;
 }
 
-/** Answers everything with nothing, and remembers it. */
+/** Answers everything with nothing. */
 class SilentHandler extends FetchHandler {
+  override fetch(): Promise<Response> {
+    return Promise.resolve(new Response("<ListBucketResult/>"));
+  }
+}
+
+/** The same, and remembers it. */
+class SilentClient {
+  readonly isStuck = false;
   readonly sent: Sent[] = [];
 
-  override fetch(url: string, _method: string, headers: Record<string, string>): Promise<Response> {
-    this.sent.push({ url, headers });
-    return Promise.resolve(new Response("<ListBucketResult/>"));
+  request(origin: string, { path, headers }: HttpRequest) {
+    this.sent.push({ url: origin + path, headers });
+    return Promise.resolve({ status: 200, reason: "OK", headers: {}, body: new Uint8Array(0) });
   }
 }
 
@@ -33,14 +43,14 @@ const EXAMPLE: S3Options = {
 };
 
 async function opened(options: S3Options) {
-  const handler = new SilentHandler();
-  const client = createClient(options, handler);
+  const http = new SilentClient();
+  const client = createClient(options, new SilentHandler());
   const clock = new ManualClock(Date.UTC(2013, 4, 24));
-  const direct = new DirectRequests(client, handler, clock);
+  const direct = new DirectRequests(client, http, clock);
   const before = await direct.send("GET", "too-early", {}, undefined);
-  assertEquals([before, handler.sent.length], [undefined, 0]);
+  assertEquals([before, http.sent.length], [undefined, 0]);
   await client.send(new ListObjectsV2Command({ Bucket: options.bucket }));
-  return { direct, sent: handler.sent, close: () => client.destroy() };
+  return { direct, sent: http.sent, close: () => client.destroy() };
 }
 
 function signatureOf({ headers }: Sent): string | undefined {
@@ -50,25 +60,25 @@ function signatureOf({ headers }: Sent): string | undefined {
 Deno.test("a GET of a range has the signature that AWS's example has", async () => {
   const { direct, sent, close } = await opened(EXAMPLE);
   await direct.send("GET", "test.txt", { range: "bytes=0-9" }, undefined);
-  assertEquals(sent[1].url, "https://examplebucket.s3.amazonaws.com/test.txt");
+  assertEquals(sent[0].url, "https://examplebucket.s3.amazonaws.com/test.txt");
   assertEquals(
-    signatureOf(sent[1]),
+    signatureOf(sent[0]),
     "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
   );
   close();
 });
 
 Deno.test("so has a PUT, with a key that has to be encoded and headers of its own", async () => {
-  const { direct, sent, close } = await opened(EXAMPLE);
+  const { direct, sent, close } = await opened({ ...EXAMPLE, endpoint: "http://s3.amazonaws.com" });
   const body = new TextEncoder().encode("Welcome to Amazon S3.");
   const headers = {
     date: "Fri, 24 May 2013 00:00:00 GMT",
     "x-amz-storage-class": "REDUCED_REDUNDANCY",
   };
   await direct.send("PUT", "test$file.text", headers, body);
-  assertEquals(sent[1].url, "https://examplebucket.s3.amazonaws.com/test%24file.text");
+  assertEquals(sent[0].url, "http://examplebucket.s3.amazonaws.com/test%24file.text");
   assertEquals(
-    signatureOf(sent[1]),
+    signatureOf(sent[0]),
     "98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd",
   );
   close();
@@ -82,11 +92,32 @@ Deno.test("with a path style the bucket is in the path, and a session's token is
     sessionToken: "token",
   });
   await direct.send("GET", "a b/c", {}, undefined);
-  assertEquals(sent[1].url, "http://127.0.0.1:9000/examplebucket/a%20b/c");
-  assertEquals(sent[1].headers["x-amz-security-token"], "token");
+  assertEquals(sent[0].url, "http://127.0.0.1:9000/examplebucket/a%20b/c");
+  assertEquals(sent[0].headers["x-amz-security-token"], "token");
   assertEquals(
-    /SignedHeaders=([^,]*)/.exec(sent[1].headers.authorization)?.[1],
+    /SignedHeaders=([^,]*)/.exec(sent[0].headers.authorization)?.[1],
     "host;x-amz-content-sha256;x-amz-date;x-amz-security-token",
   );
   close();
+});
+
+Deno.test("over HTTPS a body has a CRC-32 that is signed, and is not signed itself", async () => {
+  const { direct, sent, close } = await opened(EXAMPLE);
+  await direct.send("PUT", "a", {}, new TextEncoder().encode("123456789"));
+  const { headers } = sent[0];
+  assertEquals(headers["x-amz-content-sha256"], "UNSIGNED-PAYLOAD");
+  assertEquals(headers["x-amz-checksum-crc32"], "y/Q5Jg=="); // cbf43926, the check value of CRC-32
+  assertEquals(
+    /SignedHeaders=([^,]*)/.exec(headers.authorization)?.[1],
+    "host;x-amz-checksum-crc32;x-amz-content-sha256;x-amz-date",
+  );
+  close();
+});
+
+Deno.test("a long body is hashed to what a short one would be", async () => {
+  const body = crypto.getRandomValues(new Uint8Array(65536));
+  const long = new Uint8Array(8 * 1024 * 1024);
+  for (let at = 0; at < long.length; at += body.length) long.set(body, at);
+  assertEquals(await sha256(long), sha256Now(long));
+  assertEquals(await sha256(body), sha256Now(body));
 });
