@@ -127,6 +127,7 @@ async function makeBar(what: string): Promise<SingleBar> {
     barCompleteChar: "#",
     barIncompleteChar: ".",
     fps: 10,
+    forceRedraw: true, // a line of the log may have taken its place
     linewrap: true,
     clearOnComplete: true,
     gracefulExit: false,
