@@ -119,7 +119,7 @@ export class Progress implements Disposable {
 
 /** The library is loaded by those who have a terminal, and something to show on it. */
 async function makeBar(what: string): Promise<SingleBar> {
-  const { default: { SingleBar } } = await import("cli-progress");
+  const { SingleBar } = await import("cli-progress");
   return new SingleBar({
     format: `${what} [{bar}] {percentage} %, {text}`,
     stream: process.stderr,

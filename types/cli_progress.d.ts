@@ -25,7 +25,4 @@ declare module "cli-progress" {
     update(value: number, payload: Record<string, string>): void;
     stop(): void;
   }
-
-  const cliProgress: { SingleBar: typeof SingleBar };
-  export default cliProgress;
 }
