@@ -21,7 +21,14 @@ const NAME = `elasticdrive-${manifest.version}`;
 const TARGETS = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
 /** What is in the package beside the executable, as it is in the repository. */
-const MEMBERS = ["LICENSE", "README.md", "config.ini.example", "install.sh", "systemd"];
+const MEMBERS = [
+  "LICENSE",
+  "README.md",
+  "config.ini.example",
+  "install.sh",
+  "monitoring",
+  "systemd",
+];
 
 function assertMembers(): void {
   const present = new Set([...Deno.readDirSync(ROOT)].map((entry) => entry.name));

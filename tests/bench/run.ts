@@ -15,6 +15,7 @@ import { installPackages } from "../support/debian_packages.ts";
 import { PROGRAM } from "../support/drive.ts";
 import { run } from "../support/programs.ts";
 import { benchBeside } from "./beside.ts";
+import { benchCounting } from "./counting.ts";
 import { benchFlush } from "./flush.ts";
 import { benchHot } from "./hot.ts";
 import { benchOpening } from "./opening.ts";
@@ -24,6 +25,7 @@ import { benchReplay } from "./replay.ts";
 import { comparison, DURABLE } from "./report.ts";
 import { KeptResults, README_LATENCY_MS, writeReport } from "./results.ts";
 import { endChildrenWithUs } from "./server_process.ts";
+import { benchScale } from "./scale.ts";
 import { benchStored } from "./stored.ts";
 import { markdown, type Row } from "./table.ts";
 import { rowsOf } from "./targets.ts";
@@ -32,6 +34,7 @@ import { WORKS } from "./works.ts";
 
 const PARTS: Record<string, () => Promise<Row[]>> = {
   hot: benchHot,
+  counting: benchCounting,
   beside: benchBeside,
   tls: benchTls,
   stored: benchStored,
@@ -39,6 +42,7 @@ const PARTS: Record<string, () => Promise<Row[]>> = {
   opening: benchOpening,
   replay: benchReplay,
   reclaim: benchReclaim,
+  scale: benchScale,
   peers: () => benchPeers([]),
 };
 

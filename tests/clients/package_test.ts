@@ -73,6 +73,9 @@ Deno.test("deno task package", async (t) => {
         ["/config.ini.example", "-rw-r--r--"],
         ["/elasticdrive", "-rwxr-xr-x"],
         ["/install.sh", "-rwxr-xr-x"],
+        ["/monitoring/", "drwxr-xr-x"],
+        ["/monitoring/alerts.yml", "-rw-r--r--"],
+        ["/monitoring/dashboard.json", "-rw-r--r--"],
       ]);
       assertEquals(systemd[0], ["/systemd/", "drwxr-xr-x"]);
     });
@@ -167,7 +170,7 @@ Deno.test("deno task package", async (t) => {
     const error = await makePackages(scratch.path).then(() => "", String);
     assertMatch(
       error,
-      /package: missing in .*: LICENSE, README.md, config.ini.example, install.sh, systemd/,
+      /package: missing in .*: LICENSE, README.md, config.ini.example, install.sh, monitoring, systemd/,
     );
     assert(!error.includes("dist/"), error);
   });

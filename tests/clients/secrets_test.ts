@@ -228,9 +228,9 @@ Deno.test("a program that crashes leaves no core", async () => {
     await using drive = await Drive.spawn("bash", ["-c", script, PROGRAM], scratch.path);
     const pid = Number((await drive.says(/^pid /)).slice("pid ".length));
     const limits = await Deno.readTextFile(`/proc/${pid}/limits`);
-    assertMatch(limits, /^Max core file size +1 +1 +bytes/m);
     Deno.kill(pid, signal);
     await drive.exit();
+    assertMatch(limits, /^Max core file size +1 +1 +bytes/m);
     assertMatch(drive.stderr, /status (134|132)$/);
     assert(!drive.stderr.includes("core dumped"), drive.stderr);
     assertEquals(cores(), []);

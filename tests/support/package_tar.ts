@@ -6,7 +6,14 @@ import { run } from "./programs.ts";
 import type { Scratch } from "./scratch.ts";
 
 const ROOT = dirname(dirname(PROGRAM));
-const MEMBERS = ["LICENSE", "README.md", "config.ini.example", "install.sh", "systemd"];
+const MEMBERS = [
+  "LICENSE",
+  "README.md",
+  "config.ini.example",
+  "install.sh",
+  "monitoring",
+  "systemd",
+];
 
 export const VERSION = manifest.version;
 /** As long as this one. */
