@@ -268,6 +268,12 @@ export const PROGRESS_LINE_MS = 5_000;
 /** An opening that takes no longer says nothing. */
 export const OPENING_QUIET_MS = 2_000;
 
+/** A drive that does not answer what it is asked for so long is as good as away. */
+export const STATUS_ANSWER_MS_MAX = 5_000;
+/** A watch asks so often; where it prints block after block, so often. */
+export const WATCH_EVERY_MS = 2_000;
+export const WATCH_LINES_EVERY_MS = 10_000;
+
 // ---- the log
 
 /** Lines of one kind that are shown before the rest is counted: enough to see what they have in common. */
