@@ -84,14 +84,14 @@ const SHAPES = [
     top: 0.05,
   },
   {
-    title: "Not stored yet",
+    title: "Unstored bytes",
     lines: [{ metric: "unstored", label: "Dirty" }, { metric: "unstoredMax", label: "Bound" }],
     show: showBytes,
     top: MIB,
     isBinary: true,
   },
   {
-    title: "Oldest byte not stored",
+    title: "Oldest unstored byte",
     lines: [{ metric: "age", label: "Age" }],
     show: showSeconds,
     top: 10,
@@ -171,8 +171,8 @@ class Chart {
   /** Title, and a name and a value for each line. */
   #caption() {
     const { title, note, lines } = this.#shape;
-    const legend = lines.map(({ label }, at) => {
-      const value = make("dd", {}, NOTHING);
+    const legend = lines.map(({ metric, label }, at) => {
+      const value = make("dd", { id: `value-${metric}` }, NOTHING);
       this.#values.push(value);
       const swatch = make("span", { class: `swatch line-${at + 1}`, "aria-hidden": "true" });
       return make("div", {}, make("dt", {}, swatch, label), value);

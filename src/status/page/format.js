@@ -92,7 +92,8 @@ export function showDuration(seconds, units = 2) {
 
 /** @param {number} dollars */
 export function showDollars(dollars) {
-  const places = dollars === 0 || dollars >= 0.01 ? 2 : 4;
+  if (dollars >= 1e6) return `$${showCount(dollars)}`;
+  const places = dollars >= 1000 ? 0 : dollars === 0 || dollars >= 0.01 ? 2 : 4;
   const text = dollars.toLocaleString("en", {
     minimumFractionDigits: places,
     maximumFractionDigits: places,

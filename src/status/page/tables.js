@@ -60,11 +60,13 @@ export function drawFigures(report, history) {
 
   const reads = cache.hits + cache.misses;
   const ahead = cache.readAheadBytes;
-  const vain = ahead > 0 ? cache.readAheadVainBytes / ahead : 0;
+  const vain = ahead > 0
+    ? `; ${showShare(cache.readAheadVainBytes / ahead)} read ahead in vain`
+    : "";
   figure(
     "cache",
     reads > 0 ? showShare(cache.hits / reads) : NOTHING,
-    `hits since the start; ${showShare(vain)} of ${showBytes(ahead)} read ahead in vain`,
+    reads > 0 ? `hits since the start${vain}` : "nothing was read yet",
   );
 
   const garbage = log.storedBytes > 0 ? 1 - log.liveBytes / log.storedBytes : 0;
@@ -78,7 +80,7 @@ export function drawFigures(report, history) {
   figure(
     "s3",
     isAway ? "away" : "answers",
-    isAway ? `for ${showDuration(s3.awaySeconds)}` : `${showCount(s3.retries)} tries were repeats`,
+    isAway ? `for ${showDuration(s3.awaySeconds)}` : `${showCount(s3.retries)} requests repeated`,
   );
 
   const streams = clients.reduce((sum, { inFlight }) => sum + inFlight, 0);
