@@ -11,6 +11,7 @@ import { parseArgs } from "@std/cli/parse-args";
 import manifest from "./deno.json" with { type: "json" };
 import type { Bucket } from "./src/bucket/bucket.ts";
 import { ConditionalBucket } from "./src/bucket/conditional_bucket.ts";
+import { BucketCounts, CountingBucket } from "./src/bucket/counting_bucket.ts";
 import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
 import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
@@ -19,11 +20,13 @@ import {
   defaultSettings,
   describe,
   findConfig,
+  isLoopback,
   JOURNAL_OFF,
   parseConfig,
   type Settings,
   volumeName,
 } from "./src/config.ts";
+import { STATUS_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { describeExport } from "./src/export_description.ts";
 import { LocalHost, runtimeDirectory } from "./src/host.ts";
@@ -36,8 +39,11 @@ import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
+import { RequestCounts } from "./src/nbd/request_counts.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { DrainProgress, showBytes } from "./src/progress.ts";
+import { StatusServer } from "./src/status/server.ts";
+import { statusOf } from "./src/status/status.ts";
 import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
 
 const EXIT_CLEAN = 0;
@@ -129,6 +135,7 @@ function loadSettings(config?: string): LoadedSettings {
 
 async function openBucket(
   settings: Settings,
+  counts: BucketCounts,
   logger: Logger,
   mayCreate: boolean,
 ): Promise<RetryingBucket> {
@@ -136,14 +143,17 @@ async function openBucket(
   const around = { clock: systemClock, chance: systemChance, logger, mayCreate };
   if (bucket.kind === "directory") {
     const path = join(bucket.path, prefix);
-    const open = () => DirectoryBucket.open(path, around);
+    const open = async () =>
+      new CountingBucket(await DirectoryBucket.open(path, around), counts, systemClock);
     return await RetryingBucket.open(`file:${path}`, open, around);
   }
   // the AWS client takes a tenth of a second to load: only who needs it waits for it
   const { placeOf, S3Bucket } = await import("./src/bucket/s3_bucket.ts");
   const options = { ...settings, bucket: bucket.name };
-  const open = async (signal: AbortSignal): Promise<Bucket> =>
-    new ConditionalBucket(await S3Bucket.open(options, around, signal));
+  const open = async (signal: AbortSignal): Promise<Bucket> => {
+    const bucket = await S3Bucket.open(options, around, signal);
+    return new ConditionalBucket(new CountingBucket(bucket, counts, systemClock));
+  };
   return await RetryingBucket.open(placeOf(options), open, around);
 }
 
@@ -159,6 +169,21 @@ async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Den
   if (settings.listen !== undefined) listeners.push(listenTcp(settings.listen, settings.port));
   if (settings.socket !== undefined) listeners.push(await listenUnix(settings.socket));
   return listeners;
+}
+
+/**
+ * Undefined if it is off. An address that config.ini names is insisted on; the default one is any drive's of this
+ * machine, and a second drive serves without it.
+ */
+function listenForStatus({ status, lines }: Settings, logger: Logger): StatusServer | undefined {
+  if (status === STATUS_OFF) return undefined;
+  try {
+    return new StatusServer({ ...status, isLoopback: isLoopback(status.hostname), logger });
+  } catch (error) {
+    if (lines.status || !(error instanceof UsageError)) throw error;
+    logger.warn(error.message);
+    return undefined;
+  }
 }
 
 function closeListener(listener: Deno.Listener): void {
@@ -217,6 +242,7 @@ async function openJournal(
 }
 
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
+  const startedAtMs = systemClock.now();
   const options: VolumeOptions = { ...settings, takeover };
   using cleanUp = new DisposableStack();
   const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
@@ -224,13 +250,16 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   if (!becomeIoFlusher()) logger.debug(() => "not an I/O flusher: needs CAP_SYS_RESOURCE");
   // first of all the address: if it is taken nothing else is touched
   const listeners = await listen(settings, cleanUp);
+  const status = listenForStatus(settings, logger);
+  cleanUp.defer(() => status?.close());
   const host = new LocalHost(systemClock, logger);
   // once it is open, its lock says whether we are alive, until the lease is released
   let isHeld = false;
   cleanUp.defer(() => isHeld || host.close());
   // a bucket that is not there is created only for a volume whose size is known
   const mayCreate = settings.volumeBytes !== undefined;
-  const bucket = await openBucket(settings, logger, mayCreate);
+  const bucketCounts = new BucketCounts();
+  const bucket = await openBucket(settings, bucketCounts, logger, mayCreate);
   cleanUp.defer(() => bucket.close());
   const ended = Promise.withResolvers<number>();
   const folder = journalFolder(settings, host);
@@ -249,13 +278,20 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   isHeld = true;
   bucket.startServing();
   const journaled = folder && await openJournal(volume, folder, settings.cacheStripes, logger);
+  const requestCounts = new RequestCounts(systemClock);
   const server = new NbdServer(journaled ?? volume, {
     exportName: volumeName(settings),
     description: describeExport(bucket.name, volume.info.uuid, volume.unbrokenSince),
     readOnly: settings.readOnly,
+    counts: requestCounts,
     clock: systemClock,
     logger,
   });
+  const version = manifest.version;
+  const isReadOnly = settings.readOnly;
+  const counts = { bucketCounts, requestCounts };
+  const drive = { version, startedAtMs, isReadOnly, volume, bucket, server, ...counts };
+  status?.startServing(() => statusOf({ ...drive, clock: systemClock }));
   for (const listener of listeners) server.serve(listener, isTcp(listener) ? tls : undefined);
   const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
@@ -269,13 +305,15 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
         attachCommand(tls ? listeners.at(-1)! : listeners[0], settings)
       }`,
   );
+  if (status) logger.info(`status: ${status.url}`);
   manager.ready(condition);
   const code = await ended.promise;
   if (code === EXIT_CLEAN) journaled?.end();
-  const { puts, gets, lists, deletes, bytesUp, bytesDown, retries } = bucket.stats;
+  const { put, get, head, list, delete: deletes } = bucketCounts;
   logger.info(
-    `${puts} PUT, ${gets} GET, ${lists} LIST, ${deletes} DELETE, ${retries} tried again; ` +
-      `${bytesUp} bytes up, ${bytesDown} down`,
+    `${put.requests} PUT, ${get.requests + head.requests} GET, ${list.requests} LIST, ` +
+      `${deletes.requests} DELETE, ${bucket.retryCount} tried again; ` +
+      `${put.bytes} bytes up, ${get.bytes} down`,
   );
   isHeld = code === EXIT_NOT_STORED;
   return code;
@@ -300,10 +338,11 @@ async function check(
   using cleanUp = new DisposableStack();
   const host = new LocalHost(systemClock, logger);
   cleanUp.defer(() => host.close());
-  const bucket = await openBucket(settings, logger, false);
+  const counts = new BucketCounts();
+  const bucket = await openBucket(settings, counts, logger, false);
   cleanUp.defer(() => bucket.close());
   const isTerminal = Deno.stderr.isTerminal();
-  const around = { host, clock: systemClock, logger, isTerminal, print };
+  const around = { host, counts, clock: systemClock, logger, isTerminal, print };
   return await checkAndReport(bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
 }
 

@@ -1,4 +1,5 @@
 /** `elasticdrive check`: checks a volume and says, in lines for people, what was found. */
+import type { BucketCounts } from "./bucket/counting_bucket.ts";
 import type { RetryingBucket } from "./bucket/retrying_bucket.ts";
 import type { Clock } from "./clock.ts";
 import type { Logger } from "./logger.ts";
@@ -8,6 +9,8 @@ import type { Host } from "./volume/lease.ts";
 
 export interface CheckSurroundings {
   host: Host;
+  /** What the bucket's requests are counted in. */
+  counts: BucketCounts;
   clock: Clock;
   logger: Logger;
   /** If it is, progress is a bar. */
@@ -23,7 +26,7 @@ export interface CheckSurroundings {
  */
 export async function checkAndReport(
   bucket: RetryingBucket,
-  { host, clock, logger, isTerminal, print }: CheckSurroundings,
+  { host, counts, clock, logger, isTerminal, print }: CheckSurroundings,
 ): Promise<boolean> {
   const check = await VolumeCheck.begin(bucket, host, clock);
   // an hour's reading is not given up because the bucket was away for a minute
@@ -33,8 +36,8 @@ export async function checkAndReport(
   const seconds = progress.end();
   describeVolume(bucket.name, check).forEach(print);
   if (check.state) {
-    const { gets, bytesDown } = bucket.stats;
-    print(`read: ${showBytes(bytesDown)} in ${gets} GETs and ${seconds.toFixed(1)} s`);
+    const { bytes, requests } = counts.get;
+    print(`read: ${showBytes(bytes)} in ${requests} GETs and ${seconds.toFixed(1)} s`);
   }
   for (const { what, ranges } of check.findings) {
     print(`damaged: ${what}`);

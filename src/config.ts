@@ -11,7 +11,7 @@
 import { basename, dirname, join, resolve } from "node:path";
 import { messageOf, UsageError } from "./errors.ts";
 import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
-import { type Section, SECTIONS, showSize } from "./config_keys.ts";
+import { type Section, SECTIONS, showAddress, showSize, STATUS_OFF } from "./config_keys.ts";
 import { BLOCK_BYTES, STRIPE_BYTES_DEFAULT, TIB, VOLUME_BYTES_DEFAULT } from "./limits.ts";
 
 /** The resolved configuration: every default applied, every path absolute. */
@@ -237,7 +237,16 @@ function checkWhoMayConnect({ values, lines }: Found, mistakes: Mistakes): void 
         "allowed: with port or listen, which add TCP",
     );
   }
-  if (lines.tlsCert && values.insecure) {
+  const { status } = values;
+  const isStatusPublic = status && status !== STATUS_OFF && !isLoopback(status.hostname);
+  if (isStatusPublic && !values.insecure) {
+    mistakes.add(
+      lines.status,
+      `status can't be ${showAddress(status)} as it is: whoever reaches it could read how the ` +
+        "drive is; allowed: 127.0.0.1, ::1 or localhost; or with insecure = yes; or off",
+    );
+  }
+  if (lines.tlsCert && values.insecure && !isStatusPublic) {
     mistakes.add(lines.insecure, "insecure means nothing with tlscert; remove one of them");
   }
   const { listen } = values;
@@ -259,7 +268,7 @@ function isTcp({ values, lines }: Found): boolean {
 }
 
 /** Whether only this machine can reach an address; of a name only "localhost" is known. */
-function isLoopback(host: string): boolean {
+export function isLoopback(host: string): boolean {
   const name = URL.parse(`http://${host.includes(":") ? `[${host}]` : host}`)?.hostname ?? "";
   return name === "localhost" || name === "[::1]" || /^127\.\d+\.\d+\.\d+$/.test(name);
 }

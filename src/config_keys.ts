@@ -27,6 +27,15 @@ export type BucketLocation =
   | { readonly kind: "s3"; readonly name: string }
   | { readonly kind: "directory"; readonly path: string };
 
+/** Where the status service listens. */
+export interface StatusAddress {
+  readonly hostname: string;
+  readonly port: number;
+}
+
+/** The value of `status` that is no address. */
+export const STATUS_OFF = "off";
+
 /** What each key of the file may hold; `undefined` is a key that is not in the file and has no default. */
 export interface Values {
   readonly accessKeyId?: string;
@@ -50,6 +59,7 @@ export interface Values {
   readonly insecure: boolean;
   readonly socket?: string;
   readonly readOnly: boolean;
+  readonly status: StatusAddress | typeof STATUS_OFF;
   readonly journal?: string;
   readonly ioTimeoutMs: number;
   readonly uploads: number;
@@ -236,6 +246,27 @@ const hostname: Kind<string> = {
   allowed: "one IP address or host name; the port has a key of its own",
 };
 
+const PORT_MAX = 65_535;
+
+/** `host:port`, with an IPv6 address in brackets, or the port of 127.0.0.1 alone. */
+const status: Kind<StatusAddress | typeof STATUS_OFF> = {
+  parse(text) {
+    if (text.toLowerCase() === STATUS_OFF) return STATUS_OFF;
+    const parts = /^(?:(\[[^\]]+\]|[^:\[\]]+):)?(\d{1,5})$/.exec(text);
+    const host = parts && hostname.parse(parts[1] ?? "127.0.0.1");
+    const port = Number(parts?.[2]);
+    return host && port <= PORT_MAX ? { hostname: host, port } : undefined;
+  },
+  show: (value) => value === STATUS_OFF ? STATUS_OFF : showAddress(value),
+  allowed: "a port, an address and a port such as 127.0.0.1:9998 or [::1]:9998, or off; " +
+    "port 0 is any free one",
+};
+
+/** As it stands in a URL. */
+export function showAddress({ hostname, port }: StatusAddress): string {
+  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+}
+
 /** Relative to the folder of the file, as is the path of `BUCKET=file:`; ~ is the shell's. */
 const path = text(/^[^~]/, "a path (without ~)");
 
@@ -291,7 +322,7 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
     absent: "the bucket's default, STANDARD",
     doc: "S3 storage class of the objects written",
   }),
-  port: server("port", count(0, 65535, "", "0: any free port"), {
+  port: server("port", count(0, PORT_MAX, "", "0: any free port"), {
     default: "9999",
     doc: "TCP port to listen on",
   }),
@@ -322,7 +353,7 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
   }),
   insecure: server("insecure", boolean, {
     default: "no",
-    doc: "listen without TLS on an address that other machines can reach",
+    doc: "listen without TLS on an address that other machines can reach; status too",
   }),
   socket: server("socket", path, {
     absent: "none",
@@ -331,6 +362,11 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
   readOnly: server("readonly", boolean, {
     default: "no",
     doc: "serve the disk without letting clients change it",
+  }),
+  status: server("status", status, {
+    default: "127.0.0.1:9998",
+    doc:
+      "where a browser, Prometheus and curl are told how the drive is, without a password; or off",
   }),
   journal: server("journal", path, {
     absent: "systemd's RUNTIME_DIRECTORY, or off without it",

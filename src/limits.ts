@@ -130,6 +130,10 @@ export const STRIPE_PATCHES_MAX = 8;
 export const PATCHES_MAX = 256 * 1024;
 /** Stripes of a page of the map: 48 KiB of memory, 256 MiB of a volume with 64 KiB stripes. */
 export const MAP_PAGE_STRIPES = 4096;
+/** Stripes of a page that are counted together, for a picture of the volume: 1 MiB with 64 KiB stripes. */
+export const MAP_GROUP_STRIPES = 16;
+/** Cells of that picture. */
+export const VOLUME_MAP_CELLS_MAX = 1024;
 /** Steps of one look at what is stored, a stripe or a block each: a few milliseconds of the one thread. */
 export const EXTENT_STEPS_MAX = 65_536;
 /** GETs under way at once. */
@@ -210,6 +214,11 @@ export const OUTAGE_REPORT_MS = 30_000;
 export const S3_IDLE_SOCKETS_MAX = 64;
 /** A temporary file of a directory bucket older than this belongs to a process that died. */
 export const STALE_TEMP_MS = 3_600_000;
+
+// ---- status
+
+/** A drive whose bucket has been away for longer is not healthy: a shorter absence is everyday life of S3. */
+export const HEALTHY_AWAY_MS_MAX = 60_000;
 
 // ---- memory
 

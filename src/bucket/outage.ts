@@ -41,6 +41,11 @@ export class Outage {
     return this.#stuck > 0 ? this.#reason : undefined;
   }
 
+  /** How long it has not; 0 while it does. */
+  get awayMs(): number {
+    return this.#stuck > 0 ? this.clock.monotonic() - this.#sinceMs : 0;
+  }
+
   tryFailed(request: PendingRequest, error: UnavailableError): void {
     const failingMs = this.clock.monotonic() - request.madeMs;
     const isStuck = request.isStuck || error.permanent || failingMs >= OUTAGE_MS_MIN;

@@ -74,6 +74,11 @@ export class Retries {
     return this.#outage.trouble;
   }
 
+  /** How long it has not served; 0 while it does. */
+  get awayMs(): number {
+    return this.#outage.awayMs;
+  }
+
   /** Rejects every request that waits, and all that come. */
   close(): void {
     this.#closed = true;

@@ -1,6 +1,6 @@
 /**
  * A bucket that answers: it wraps another one and makes each request until it succeeds (retries.ts says how
- * long and how often), and counts what was asked and moved.
+ * long and how often).
  *
  * One thing it can't hide: when a try's answer was lost, the try may have taken effect. A `get`, `list`,
  * `delete` or plain `put` made again does no harm. A put with a condition made again then says
@@ -11,22 +11,10 @@ import { TRY_BYTES_UNKNOWN } from "../limits.ts";
 import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
 import { Retries, type RetryOptions } from "./retries.ts";
 
-/** Requests answered, by kind, and bytes of objects moved; `retries` are the tries that came on top. */
-export interface BucketStats {
-  puts: number;
-  gets: number;
-  lists: number;
-  deletes: number;
-  bytesUp: number;
-  bytesDown: number;
-  retries: number;
-}
-
 export class RetryingBucket implements Bucket {
   readonly name: string;
   readonly #inner: Bucket;
   readonly #retries: Retries;
-  readonly #counts = { puts: 0, gets: 0, lists: 0, deletes: 0, bytesUp: 0, bytesDown: 0 };
 
   constructor(inner: Bucket, options: RetryOptions, retries = new Retries(inner.name, options)) {
     this.name = inner.name;
@@ -53,8 +41,9 @@ export class RetryingBucket implements Bucket {
     this.#retries.startServing();
   }
 
-  get stats(): BucketStats {
-    return { ...this.#counts, retries: this.#retries.count };
+  /** Tries beyond the first of their request. */
+  get retryCount(): number {
+    return this.#retries.count;
   }
 
   /** Why the bucket does not serve; undefined while it does. */
@@ -62,12 +51,14 @@ export class RetryingBucket implements Bucket {
     return this.#retries.trouble;
   }
 
+  /** How long it has not served; 0 while it does. */
+  get awayMs(): number {
+    return this.#retries.awayMs;
+  }
+
   async get(key: string, range?: ByteRange, signal?: AbortSignal): Promise<FoundObject | null> {
     const request = { what: `read ${key}`, bytes: range?.length ?? TRY_BYTES_UNKNOWN };
-    const found = await this.#retries.run(request, (s) => this.#inner.get(key, range, s), signal);
-    this.#counts.gets++;
-    this.#counts.bytesDown += found?.bytes.length ?? 0;
-    return found;
+    return await this.#retries.run(request, (s) => this.#inner.get(key, range, s), signal);
   }
 
   async put(
@@ -77,31 +68,19 @@ export class RetryingBucket implements Bucket {
     signal?: AbortSignal,
   ): Promise<PutResult> {
     const request = { what: `write ${key}`, bytes: bytes.length };
-    const result = await this.#retries.run(
-      request,
-      (s) => this.#inner.put(key, bytes, condition, s),
-      signal,
-    );
-    this.#counts.puts++;
-    this.#counts.bytesUp += bytes.length;
-    return result;
+    const put = (s: AbortSignal) => this.#inner.put(key, bytes, condition, s);
+    return await this.#retries.run(request, put, signal);
   }
 
   async delete(keys: string[], signal?: AbortSignal): Promise<void> {
     const request = { what: `delete ${keys.length} objects`, bytes: 0 };
     await this.#retries.run(request, (s) => this.#inner.delete(keys, s), signal);
-    this.#counts.deletes++;
   }
 
   async list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<string[]> {
     const request = { what: `list ${prefix}*`, bytes: 0 };
-    const page = await this.#retries.run(
-      request,
-      (s) => this.#inner.list(prefix, startAfter, s),
-      signal,
-    );
-    this.#counts.lists++;
-    return page;
+    const list = (s: AbortSignal) => this.#inner.list(prefix, startAfter, s);
+    return await this.#retries.run(request, list, signal);
   }
 
   async probeConditions(key: string, signal?: AbortSignal): Promise<string[]> {

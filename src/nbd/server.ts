@@ -20,6 +20,7 @@ import type { Session } from "./commands.ts";
 import { type Export, negotiate } from "./handshake.ts";
 import { InFlight } from "./in_flight.ts";
 import type { TlsContext } from "./openssl.ts";
+import { type ConnectionCounts, RequestCounts } from "./request_counts.ts";
 import { ReceiveBuffer, type Socket } from "./socket.ts";
 import { TlsSocket } from "./tls.ts";
 import { Transmission } from "./transmission.ts";
@@ -34,12 +35,30 @@ export interface ServerOptions {
   description: string;
   /** Writes, trims and zeroes are refused. */
   readOnly?: boolean;
+  /** Where requests are counted, for who wants to know. */
+  counts?: RequestCounts;
   clock: Clock;
   logger: Logger;
 }
 
+/** A connection that is past its handshake. */
+export interface ConnectedClient {
+  /** Address and port, or "unix". */
+  address: string;
+  connectedAtMs: number;
+  isTls: boolean;
+  /** Requests that wait for the device. */
+  inFlight: number;
+  readBytes: number;
+  writtenBytes: number;
+}
+
 interface Connection {
   socket: Socket;
+  address: string;
+  connectedAtMs: number;
+  isTls: boolean;
+  counts: ConnectionCounts;
   /** From the end of the handshake on. */
   transmission: Transmission | undefined;
   /** It was closed for a new one, and has no place any more. */
@@ -52,6 +71,7 @@ export class NbdServer {
   readonly #device: BlockDevice;
   readonly #clock: Clock;
   readonly #logger: Logger;
+  readonly #counts: RequestCounts;
   readonly #offered: Export;
   readonly #inFlight = new InFlight();
   readonly #listeners = new Map<Deno.Listener, Promise<void>>();
@@ -62,6 +82,7 @@ export class NbdServer {
     this.#device = device;
     this.#clock = options.clock;
     this.#logger = options.logger;
+    this.#counts = options.counts ?? new RequestCounts(options.clock);
     this.#offered = {
       name: options.exportName,
       description: options.description,
@@ -74,6 +95,17 @@ export class NbdServer {
   /** Connections that are open, or whose last requests have not left the device. */
   get connections(): number {
     return this.#connections.size;
+  }
+
+  /** Those that are past their handshake, oldest first. */
+  clients(): ConnectedClient[] {
+    return [...this.#connections].flatMap(({ transmission, gaveWay, counts, ...client }) => {
+      if (transmission === undefined || gaveWay) return [];
+      const { address, connectedAtMs, isTls } = client;
+      const { readBytes, writtenBytes } = counts;
+      const inFlight = transmission.inFlightRequests;
+      return { address, connectedAtMs, isTls, inFlight, readBytes, writtenBytes };
+    });
   }
 
   /** Requests that wait for the device. */
@@ -135,6 +167,10 @@ export class NbdServer {
     }
     const connection: Connection = {
       socket: tls === undefined ? conn : new TlsSocket(conn, tls),
+      address: addressOf(conn.remoteAddr),
+      connectedAtMs: this.#clock.now(),
+      isTls: tls !== undefined,
+      counts: this.#counts.connection(),
       transmission: undefined,
       gaveWay: false,
       gone: Promise.resolve(),
@@ -170,8 +206,8 @@ export class NbdServer {
 
   /** The life of a connection. */
   async #live(connection: Connection, conn: Deno.Conn): Promise<void> {
-    const { socket } = connection;
-    const peer = nameOf(conn.remoteAddr);
+    const { socket, address } = connection;
+    const peer = address === "unix" ? "on the Unix socket" : address;
     this.#logger.debug(() => `client ${peer} connected`);
     try {
       if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay(true);
@@ -184,6 +220,7 @@ export class NbdServer {
           device: this.#device,
           inFlight: this.#inFlight,
           older,
+          counts: connection.counts,
           clock: this.#clock,
           logger: this.#logger,
         });
@@ -242,8 +279,8 @@ function closeQuietly(socket: Socket): void {
   }
 }
 
-function nameOf(address: Deno.Addr): string {
-  return "hostname" in address ? `${address.hostname}:${address.port}` : "on the Unix socket";
+function addressOf(address: Deno.Addr): string {
+  return "hostname" in address ? `${address.hostname}:${address.port}` : "unix";
 }
 
 /** Listens on TCP; port 0 takes a free one. Throws `UsageError`. */

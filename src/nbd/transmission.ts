@@ -43,6 +43,7 @@ import { deviceError, type NbdError } from "./errno.ts";
 import { type InFlight, Share } from "./in_flight.ts";
 import { type Predecessor, Predecessors } from "./predecessors.ts";
 import { Answer, Reads } from "./reads.ts";
+import type { ConnectionCounts, Unanswered } from "./request_counts.ts";
 import { ReplyQueue } from "./reply_queue.ts";
 import { RequestReader } from "./request_reader.ts";
 import type { ReceiveBuffer, Socket } from "./socket.ts";
@@ -68,6 +69,7 @@ export interface Surroundings {
   inFlight: InFlight;
   /** Connections that began earlier and are not gone. */
   older: Predecessor[];
+  counts: ConnectionCounts;
   clock: Clock;
   logger: Logger;
 }
@@ -77,6 +79,7 @@ export class Transmission implements Predecessor {
   readonly #session: Session;
   readonly #device: BlockDevice;
   readonly #inFlight: InFlight;
+  readonly #counts: ConnectionCounts;
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #share = new Share();
@@ -107,11 +110,12 @@ export class Transmission implements Predecessor {
     session: Session,
     surroundings: Surroundings,
   ) {
-    const { device, inFlight, clock, logger } = surroundings;
+    const { device, inFlight, counts, clock, logger } = surroundings;
     this.#conn = conn;
     this.#session = session;
     this.#device = device;
     this.#inFlight = inFlight;
+    this.#counts = counts;
     this.#clock = clock;
     this.#logger = logger;
     this.#reader = new RequestReader(conn, received, inFlight, this.#share);
@@ -122,6 +126,11 @@ export class Transmission implements Predecessor {
 
   get isOver(): boolean {
     return this.#over;
+  }
+
+  /** Requests that wait for the device. */
+  get inFlightRequests(): number {
+    return this.#share.requests;
   }
 
   /** Whether a reply is on its way that the client has not taken. */
@@ -188,6 +197,7 @@ export class Transmission implements Predecessor {
       if (this.#replies.failed !== undefined) throw this.#replies.failed;
       const progress = this.#serveReceived();
       this.#replies.send();
+      this.#counts.turnEnds();
       if (progress === Progress.Disconnected) return;
       this.#stalled = progress === Progress.Stalled;
       this.#noteWhetherStuck();
@@ -239,7 +249,7 @@ export class Transmission implements Predecessor {
     try {
       progress = this.#performAndReply(request, payload);
     } catch (error) {
-      progress = this.#replyNow(this.#errorReply(request, this.#failed(describe(request), error)));
+      progress = this.#replyError(request, this.#failed(describe(request), error));
     }
     if (progress === Progress.Served) reader.finish();
     return progress;
@@ -248,11 +258,11 @@ export class Transmission implements Predecessor {
   #performAndReply(request: Request, payload: Uint8Array): Progress {
     if (request.type === NBD_CMD_BLOCK_STATUS) {
       const extents = blockStatus(this.#device, request);
-      return this.#replyNow(encodeBlockStatusChunk(request, BASE_ALLOCATION_ID, extents));
+      return this.#replyNow(request, encodeBlockStatusChunk(request, BASE_ALLOCATION_ID, extents));
     }
     if (request.type === NBD_CMD_READ && request.length > 0) return this.#read(request);
     if (request.type === NBD_CMD_READ && this.#session.structuredReplies) {
-      return this.#replyNow(encodeNoneChunk(request));
+      return this.#replyNow(request, encodeNoneChunk(request));
     }
     const at = this.#replies.reserve(SIMPLE_REPLY_BYTES);
     if (at < 0) return Progress.Stalled;
@@ -260,26 +270,44 @@ export class Transmission implements Predecessor {
     try {
       const done = perform(this.#device, request, payload);
       isDone = done === undefined;
-      if (done !== undefined) this.#answerLater(this.#change(request, done, payload.length));
+      if (done !== undefined) {
+        const unanswered = this.#counts.begun(request);
+        this.#answerLater(unanswered, this.#change(request, unanswered, done, payload.length));
+      }
     } finally {
       if (!isDone) this.#replies.unreserve(SIMPLE_REPLY_BYTES);
     }
-    if (isDone) encodeSimpleReply(this.#replies.view, at, NBD_OK, request);
+    if (isDone) {
+      encodeSimpleReply(this.#replies.view, at, NBD_OK, request);
+      this.#counts.answered(request);
+    }
     return Progress.Served;
   }
 
   #read(request: Request): Progress {
     const answer = this.#reads.now(request);
     if (answer === Answer.NoRoom) return Progress.Stalled;
-    if (answer === Answer.NotNow) {
+    if (answer === Answer.Given) {
+      this.#counts.answered(request);
+    } else {
       const what = describe(request);
-      this.#answerLater(this.#reads.later(request, (error) => this.#failed(what, error)));
+      const unanswered = this.#counts.begun(request);
+      const failed = (error: unknown) => {
+        unanswered.isFailed = true;
+        return this.#failed(what, error);
+      };
+      this.#answerLater(unanswered, this.#reads.later(request, failed));
     }
     return Progress.Served;
   }
 
   /** Answers anything but a read when the device is done; until then it has a copy of the payload. */
-  async #change(request: Request, done: Promise<void>, heldBytes: number): Promise<void> {
+  async #change(
+    request: Request,
+    unanswered: Unanswered,
+    done: Promise<void>,
+    heldBytes: number,
+  ): Promise<void> {
     const { cookieHigh, cookieLow } = request;
     const cookie: Cookie = { cookieHigh, cookieLow };
     const what = describe(request);
@@ -290,15 +318,17 @@ export class Transmission implements Predecessor {
       reply = new Uint8Array(SIMPLE_REPLY_BYTES);
       encodeSimpleReply(new DataView(reply.buffer), 0, NBD_OK, cookie);
     } catch (error) {
+      unanswered.isFailed = true;
       reply = this.#errorReply(cookie, this.#failed(what, error));
     }
     this.#replies.add(reply, () => this.#inFlight.releaseBytes(this.#share, heldBytes));
   }
 
   /** Until its answer is on its way the request counts as in flight. */
-  async #answerLater(answer: Promise<void>): Promise<void> {
+  async #answerLater(unanswered: Unanswered, answer: Promise<void>): Promise<void> {
     this.#inFlight.requestBegins(this.#share);
     await answer;
+    this.#counts.ended(unanswered);
     this.#inFlight.requestEnds(this.#share);
     if (this.#share.requests === 0) this.#onSettled();
     this.#roomMade();
@@ -307,15 +337,23 @@ export class Transmission implements Predecessor {
   /** The answer comes behind the payload: a client that still sends (libnbd) does not expect it sooner. */
   #refuse(request: Request, refusal: NbdError): Progress {
     if (!this.#reader.dropPayload()) return Progress.Incomplete;
-    const progress = this.#replyNow(this.#errorReply(request, refusal));
+    const progress = this.#replyError(request, refusal);
     if (progress !== Progress.Served) return progress;
     this.#logger.debug(() => `refused, ${refusal.text}: ${describe(request)}`);
     this.#reader.finish();
     return progress;
   }
 
-  #replyNow(reply: Uint8Array): Progress {
-    return this.#replies.tryAdd(reply) ? Progress.Served : Progress.Stalled;
+  #replyNow(request: Request, reply: Uint8Array): Progress {
+    if (!this.#replies.tryAdd(reply)) return Progress.Stalled;
+    this.#counts.answered(request);
+    return Progress.Served;
+  }
+
+  #replyError(request: Request, error: NbdError): Progress {
+    if (!this.#replies.tryAdd(this.#errorReply(request, error))) return Progress.Stalled;
+    this.#counts.failed(request);
+    return Progress.Served;
   }
 
   #errorReply(cookie: Cookie, error: NbdError): Uint8Array {
@@ -361,6 +399,7 @@ export class Transmission implements Predecessor {
 
   #arrived = (): void => {
     this.#reading = false;
+    this.#counts.arrived();
     this.#resume();
   };
 

@@ -86,7 +86,7 @@ export interface StatusReport {
   commands: Record<Command, OperationReport>;
   cache: {
     bytes: number;
-    /** Stripes that reads found in the cache, and those they had to wait for. */
+    /** Stripes that reads had at once, cached or known to be zeroes, and those they had to wait for. */
     hits: number;
     misses: number;
     readAheadBytes: number;
@@ -98,7 +98,7 @@ export interface StatusReport {
     bytes: number;
     /** Past it a write waits. */
     bytesMax: number;
-    /** Age of the oldest of them; 0 if there are none. */
+    /** Age of the oldest change that is not, a trim included; 0 if there is none. */
     oldestSeconds: number;
   };
   log: {

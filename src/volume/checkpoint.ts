@@ -302,6 +302,7 @@ function parsePage(key: string, number: number, bytes: Uint8Array): MapPage {
     for (let word = 0; word < 3; word++) {
       page.words[3 * index + word] = view.getUint32(at + 4 + 4 * word, true);
     }
+    page.countMapped(index, 1);
   }
   for (; at < bytes.length; at += PAGE_PATCH_BYTES) {
     const index = view.getUint32(at, true);
@@ -313,6 +314,7 @@ function parsePage(key: string, number: number, bytes: Uint8Array): MapPage {
         ? null
         : { seq: getUint64(view, at + 8), offset: view.getUint32(at + 16, true), storedBytes },
     };
+    if (!page.isMapped(index)) page.countMapped(index, 1);
     const patches = page.patches.get(index);
     if (patches) patches.push(patch);
     else page.patches.set(index, [patch]);

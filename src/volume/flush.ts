@@ -45,6 +45,8 @@ interface Batch {
   segments: StoredSegment[];
   /** Segments filled and not yet stored. */
   underWay: number;
+  /** When the oldest of its changes was made; Infinity if it has none. */
+  sinceMs: number;
   committed: PromiseWithResolvers<void>;
 }
 
@@ -68,6 +70,8 @@ export class FlushPath {
   /** The newest segment of the newest batch in the map. */
   #committedSeq: number;
   #storedBytes = 0;
+  /** When the oldest change was made that no batch holds yet; Infinity if there is none. */
+  #changedMs = Infinity;
 
   /**
    * @param flushAfterMs a change is sealed when it is so old, asked for or not
@@ -106,6 +110,19 @@ export class FlushPath {
     return this.#storedBytes;
   }
 
+  /** When the oldest change was made that is not in the map yet, by the monotonic clock; Infinity if there is none. */
+  get oldestChangeMs(): number {
+    return this.#batches.reduce(
+      (oldest, { sinceMs }) => Math.min(oldest, sinceMs),
+      this.#changedMs,
+    );
+  }
+
+  /** Stripes that batches not in the map yet hold something of. */
+  *sealedStripes(): Generator<number> {
+    for (const { stripes } of this.#batches) for (const { stripe } of stripes) yield stripe;
+  }
+
   /** Done when everything that was changed before the call is in the map, and so in the bucket. */
   flush(): Done {
     this.#contents.assertAlive();
@@ -127,6 +144,7 @@ export class FlushPath {
   /** To be called behind every change, in its turn: seals what has become much, and has the rest sealed in time. */
   changed(): void {
     if (!this.#contents.hasChanges) return;
+    if (this.#changedMs === Infinity) this.#changedMs = this.#contents.clock.monotonic();
     const { dirtyBlocks, dirtySlots } = this.#contents.cache;
     if (dirtyBlocks * BLOCK_BYTES >= this.#sealBytes || dirtySlots.size >= this.#sealStripes) {
       this.#seal();
@@ -193,8 +211,10 @@ export class FlushPath {
       filledRuns: 0,
       segments: [],
       underWay: 0,
+      sinceMs: this.#changedMs,
       committed: this.#next,
     };
+    this.#changedMs = Infinity;
     this.#next = newBatchPromise();
     this.#batches.push(batch);
     return batch;

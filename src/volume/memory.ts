@@ -4,6 +4,7 @@ import {
   DIRTY_SHARE,
   DOWNLOADS_MAX,
   GET_BYTES_MAX,
+  MAP_GROUP_STRIPES,
   MAP_PAGE_STRIPES,
   PATCHES_MAX,
   SEGMENT_DATA_BYTES_MAX,
@@ -25,7 +26,8 @@ export function volumeMemoryBytesMax(options: VolumeOptions, info: VolumeInfo): 
   const saved = cache * DIRTY_SHARE; // sealed stripes that are overwritten before they are copied
   const uploads = options.uploads * SEGMENT_BYTES_MAX;
   const downloads = DOWNLOADS_MAX * Math.max(GET_BYTES_MAX, stripeBytes);
-  const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * MAP_PAGE_STRIPES * 12;
+  const pageBytes = MAP_PAGE_STRIPES * (12 + 1 / MAP_GROUP_STRIPES);
+  const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * pageBytes;
   const patches = Math.min(PATCHES_MAX, stripes * 8) * 100;
   // while a checkpoint is stored, pages that change are kept as they were
   const checkpoint = map + 2 * CHECKPOINT_PART_BYTES_MAX;

@@ -13,6 +13,9 @@ export class ReadPath {
   readonly #fetcher: Fetcher;
   /** Unless it is turned off. */
   readonly #ahead?: ReadAhead;
+  /** Stripes that reads had at once, cached or known to be zeroes, and those they had to wait for. */
+  hits = 0;
+  misses = 0;
 
   /** @param readaheadBytes fetched ahead of a sequential reader, at most; 0 turns it off */
   constructor(contents: Contents, fetcher: Fetcher, sizeBytes: number, readaheadBytes: number) {
@@ -23,17 +26,28 @@ export class ReadPath {
     }
   }
 
+  get readAheadBytes(): number {
+    return this.#ahead?.bytes ?? 0;
+  }
+
+  get readAheadVainBytes(): number {
+    return this.#ahead?.vainBytes ?? 0;
+  }
+
   /** Fills `target` in this turn, if the bucket is not needed for it. */
   tryRead(offset: number, target: Uint8Array): boolean {
     const { stripeBytes } = this.#contents;
+    let stripes = 0;
     for (let done = 0; done < target.length;) {
       const stripe = Math.floor((offset + done) / stripeBytes);
       const from = offset + done - stripe * stripeBytes;
       const length = Math.min(stripeBytes - from, target.length - done);
       const part = length === target.length ? target : target.subarray(done, done + length);
       if (!this.#copyOut(stripe, from, part)) return false;
+      stripes++;
       done += length;
     }
+    this.hits += stripes;
     this.#ahead?.note(offset, target.length);
     return true;
   }
@@ -72,9 +86,14 @@ export class ReadPath {
       missing.push([stripe, from, target.subarray(done, done + length)]);
       done += length;
     }
-    for (;;) {
+    const stripes = missing.length;
+    for (let isFirst = true;; isFirst = false) {
       this.#contents.assertAlive();
       missing = missing.filter(([stripe, from, part]) => !this.#copyOut(stripe, from, part));
+      if (isFirst) {
+        this.hits += stripes - missing.length;
+        this.misses += missing.length;
+      }
       if (missing.length === 0) return;
       const isWanted = () => !this.#contents.isOverdue(sinceMs);
       const fetched = this.#fetcher.fetch(missing.map(([stripe]) => stripe), { isWanted });

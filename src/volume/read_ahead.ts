@@ -42,6 +42,8 @@ export class ReadAhead {
   readonly #streams: Stream[] = [];
   /** Stripes in order that make a stream. */
   #stripesMin = READ_AHEAD_STRIPES_MIN;
+  /** Fetched ahead of all streams, in bytes. */
+  bytes = 0;
   /** Fetched ahead of streams that ended before they came to it, in bytes. */
   vainBytes = 0;
 
@@ -66,7 +68,9 @@ export class ReadAhead {
     stream.windowBytes = Math.min(stream.windowBytes * 2, this.#windowBytesMax());
     const from = Math.max(stream.fetchedUpTo, stream.next);
     stream.fetchedUpTo = Math.min(stream.next + stream.windowBytes, this.#sizeBytes);
-    stream.fetchedBytes += this.#fetch(from, stream.fetchedUpTo);
+    const bytes = this.#fetch(from, stream.fetchedUpTo);
+    stream.fetchedBytes += bytes;
+    this.bytes += bytes;
   }
 
   /** The stream that goes on here, or a new one; the one that has rested longest ends for it. */

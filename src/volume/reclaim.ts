@@ -69,6 +69,8 @@ export class Reclaimer {
   readonly #options: ReclaimOptions;
   /** Segments that can't be moved, because they are damaged; they stay as they are. */
   readonly #fixed = new Set<number>();
+  /** Of the segments deleted so far. */
+  reclaimedBytes = 0;
   #running: Promise<void> | null = null;
   /** A checkpoint that gives back what is dead. */
   #checkpointing: Promise<boolean> | null = null;
@@ -143,6 +145,7 @@ export class Reclaimer {
     }
     await deleteAll(this.#bucket, seqs.map(segmentKey));
     for (const seq of seqs) {
+      this.reclaimedBytes += map.segments.get(seq)?.storedBytes ?? 0;
       map.forgetSegment(seq);
       this.#fixed.delete(seq);
     }

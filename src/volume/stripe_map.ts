@@ -14,10 +14,10 @@
  * replay alike.
  *
  * Invariants (`checkInvariants`): a segment's live bytes are those that are read from it, with the prefixes of their
- * records; a patch never covers a whole stripe; of every base and patch at least one block is read, because none
+ * records; a group counts the stripes in it that are mapped; a patch never covers a whole stripe; of every base and patch at least one block is read, because none
  * newer covers it.
  */
-import { MAP_PAGE_STRIPES, PATCHES_MAX, STRIPE_PATCHES_MAX } from "../limits.ts";
+import { MAP_GROUP_STRIPES, MAP_PAGE_STRIPES, PATCHES_MAX, STRIPE_PATCHES_MAX } from "../limits.ts";
 import { RECORD_DATA, RECORD_PREFIX_BYTES, type SegmentRecord } from "./segment.ts";
 
 const WORDS = 3;
@@ -62,6 +62,8 @@ export class MapPage {
   readonly words = new Uint32Array(MAP_PAGE_STRIPES * WORDS);
   /** By stripe inside the page; oldest first. */
   readonly patches = new Map<number, Patch[]>();
+  /** How many stripes of each MAP_GROUP_STRIPES have a base or a patch. */
+  readonly mapped = new Uint8Array(MAP_PAGE_STRIPES / MAP_GROUP_STRIPES);
   /** True if anything changed since the last checkpoint took this page. */
   changed = true;
   /** Called once before the next change: a checkpoint that still wants the page as it was. */
@@ -93,10 +95,13 @@ export class MapPage {
     return this.words[index * WORDS + 2] !== 0;
   }
 
-  isEmpty(): boolean {
-    if (this.patches.size > 0) return false;
-    for (let at = 2; at < this.words.length; at += WORDS) if (this.words[at] !== 0) return false;
-    return true;
+  isMapped(index: number): boolean {
+    return this.hasBase(index) || this.patches.has(index);
+  }
+
+  /** A stripe has become mapped, or is no more. */
+  countMapped(index: number, sign: 1 | -1): void {
+    this.mapped[groupOf(index)] += sign;
   }
 }
 
@@ -121,8 +126,7 @@ export class StripeMap {
 
   isMapped(stripe: number): boolean {
     const page = this.pages.get(pageOf(stripe));
-    return page !== undefined &&
-      (page.hasBase(indexOf(stripe)) || page.patches.has(indexOf(stripe)));
+    return page !== undefined && page.isMapped(indexOf(stripe));
   }
 
   base(stripe: number): Place | null {
@@ -303,7 +307,9 @@ export class StripeMap {
 
   /** Adds what the stripe takes to the live bytes of its segments, or takes it from them. */
   #account(page: MapPage, index: number, sign: 1 | -1): void {
-    for (const layer of this.#layers(page, index)) {
+    const layers = this.#layers(page, index);
+    if (layers.length > 0) page.countMapped(index, sign);
+    for (const layer of layers) {
       const use = layer.place && this.segments.get(layer.place.seq);
       if (!use) continue;
       const bytes = sign * liveBytesOf(layer);
@@ -317,8 +323,10 @@ export class StripeMap {
     const live = new Map<number, number>();
     let patchCount = 0;
     for (const page of this.pages.values()) {
+      const mapped = new Uint8Array(page.mapped.length);
       for (let index = 0; index < MAP_PAGE_STRIPES; index++) {
-        if (!page.hasBase(index) && !page.patches.has(index)) continue;
+        if (!page.isMapped(index)) continue;
+        mapped[groupOf(index)]++;
         for (const layer of this.#layers(page, index)) {
           if (layer.visible === 0) throw new Error("a record that no block is read from");
           if (layer.patch) patchCount++;
@@ -329,6 +337,7 @@ export class StripeMap {
           if (place) live.set(place.seq, (live.get(place.seq) ?? 0) + liveBytesOf(layer));
         }
       }
+      if (`${mapped}` !== `${page.mapped}`) throw new Error("map: a group is counted wrong");
     }
     if (patchCount !== this.patchCount) {
       throw new Error(`map: ${this.patchCount} patches counted, ${patchCount} found`);
@@ -368,4 +377,8 @@ export function pageOf(stripe: number): number {
 
 function indexOf(stripe: number): number {
   return stripe % MAP_PAGE_STRIPES;
+}
+
+function groupOf(index: number): number {
+  return Math.floor(index / MAP_GROUP_STRIPES);
 }

@@ -28,6 +28,7 @@ import { Checkpointer } from "./checkpoint.ts";
 import { Contents } from "./contents.ts";
 import { extentsOf } from "./extents.ts";
 import { Fetcher } from "./fetch.ts";
+import { figuresOf, type VolumeFigures } from "./figures.ts";
 import { FlushPath } from "./flush.ts";
 import {
   type Host,
@@ -121,6 +122,7 @@ export class Volume implements BlockDevice {
   readonly #logger: Logger;
   readonly #onFailure: (error: Error) => void;
   #checkpointing: Promise<boolean> | null = null;
+  #checkpoints = 0;
   /** Requests of clients so far. */
   #requests = 0;
   #cancelCheckpointTimer: (() => void) | null = null;
@@ -285,6 +287,19 @@ export class Volume implements BlockDevice {
     return this.#contents.unstoredBytes;
   }
 
+  /** Why nothing can be done with the volume any more, or null. */
+  get failure(): Error | null {
+    return this.#contents.failure;
+  }
+
+  figures(): VolumeFigures {
+    return figuresOf(this.#contents, this.#read, this.#flush, {
+      sizeBytes: this.sizeBytes,
+      checkpoints: this.#checkpoints,
+      reclaimedBytes: this.#reclaimer.reclaimedBytes,
+    });
+  }
+
   /**
    * Stores everything, then a checkpoint, and gives the volume back. The device must not be used from the
    * call on. Goes on for as long as the bucket is away.
@@ -358,6 +373,7 @@ export class Volume implements BlockDevice {
     const dead = this.#reclaimer.dead();
     try {
       const olderSeq = await this.#checkpointer.store(seq);
+      this.#checkpoints++;
       await this.#reclaimer.deleteDead(dead, olderSeq);
       this.#logger.debug(() => `checkpoint ${seq} stored`);
       return true;

@@ -113,6 +113,12 @@ export class Zeroes {
     return this.#sealed.reduce((sum, runs) => sum + runs.count, this.#pending.count);
   }
 
+  /** Every run, pending and sealed. */
+  *[Symbol.iterator](): Generator<[start: number, end: number]> {
+    yield* this.#pending;
+    for (const runs of this.#sealed) yield* runs;
+  }
+
   has(block: number): boolean {
     if (this.#pending.count > 0 && this.#pending.has(block)) return true;
     for (const runs of this.#sealed) if (runs.has(block)) return true;

@@ -51,6 +51,7 @@ Deno.test("the original program's configuration is accepted as it stands", () =>
     listen: "127.0.0.1",
     insecure: false,
     readOnly: false,
+    status: { hostname: "127.0.0.1", port: 9998 },
     ioTimeoutMs: undefined,
     uploads: 4,
     readaheadBytes: 16 * 1024 * 1024,

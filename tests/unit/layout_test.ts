@@ -4,7 +4,9 @@ import { dirname, join, relative } from "node:path";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 /** What every folder may use. */
-const COMMON = ["clock.ts", "errors.ts", "limits.ts", "logger.ts"].map((file) => `src/${file}`);
+const COMMON = ["clock.ts", "counters.ts", "errors.ts", "limits.ts", "logger.ts"].map((file) =>
+  `src/${file}`
+);
 /** What a folder may use of the next one. */
 const NEXT: Record<string, string[]> = {
   "src/nbd": ["src/volume/block_device.ts"],

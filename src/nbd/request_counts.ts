@@ -1,0 +1,135 @@
+/**
+ * What the requests of clients came to.
+ *
+ * Time is taken once when something has arrived and once when the replies of a turn are handed over: all that is
+ * answered in that turn took as long as the turn, from its client's side too, because its replies leave
+ * together. What is answered later takes the time by itself.
+ */
+import type { Clock } from "../clock.ts";
+import { OperationCounts } from "../counters.ts";
+import type { Request } from "./codec.ts";
+import {
+  NBD_CMD_BLOCK_STATUS,
+  NBD_CMD_CACHE,
+  NBD_CMD_FLUSH,
+  NBD_CMD_READ,
+  NBD_CMD_TRIM,
+  NBD_CMD_WRITE,
+  NBD_CMD_WRITE_ZEROES,
+} from "./constants.ts";
+
+/** One more than the greatest number of a command. */
+const COMMANDS = NBD_CMD_BLOCK_STATUS + 1;
+
+/** A request that is answered later. */
+export interface Unanswered {
+  readonly type: number;
+  readonly length: number;
+  readonly sinceMs: number;
+  isFailed: boolean;
+}
+
+/** Of all connections, those that are gone included. */
+export class RequestCounts {
+  readonly read = new OperationCounts();
+  readonly write = new OperationCounts();
+  readonly flush = new OperationCounts();
+  readonly trim = new OperationCounts();
+  readonly writeZeroes = new OperationCounts();
+  readonly cache = new OperationCounts();
+  readonly blockStatus = new OperationCounts();
+  readonly #byNumber: (OperationCounts | undefined)[] = [];
+
+  constructor(readonly clock: Clock) {
+    this.#byNumber[NBD_CMD_READ] = this.read;
+    this.#byNumber[NBD_CMD_WRITE] = this.write;
+    this.#byNumber[NBD_CMD_FLUSH] = this.flush;
+    this.#byNumber[NBD_CMD_TRIM] = this.trim;
+    this.#byNumber[NBD_CMD_WRITE_ZEROES] = this.writeZeroes;
+    this.#byNumber[NBD_CMD_CACHE] = this.cache;
+    this.#byNumber[NBD_CMD_BLOCK_STATUS] = this.blockStatus;
+  }
+
+  /** Undefined for a number that is no command's. */
+  of(type: number): OperationCounts | undefined {
+    return this.#byNumber[type];
+  }
+
+  /** For a new connection. */
+  connection(): ConnectionCounts {
+    return new ConnectionCounts(this);
+  }
+}
+
+export class ConnectionCounts {
+  readBytes = 0;
+  writtenBytes = 0;
+  readonly #all: RequestCounts;
+  /** When what this turn serves had arrived. */
+  #arrivedMs = 0;
+  /** Answered in this turn, by command, and not in `#all` yet. */
+  readonly #requests = new Uint32Array(COMMANDS);
+  readonly #bytes = new Float64Array(COMMANDS);
+  #isAny = false;
+
+  constructor(all: RequestCounts) {
+    this.#all = all;
+  }
+
+  /** Something has arrived. */
+  arrived(): void {
+    this.#arrivedMs = this.#all.clock.monotonic();
+  }
+
+  /** A request is answered in this turn. */
+  answered({ type, length }: Request): void {
+    this.#requests[type]++;
+    this.#bytes[type] += length;
+    this.#isAny = true;
+  }
+
+  /** The same, by an error. */
+  failed({ type }: Request): void {
+    const counts = this.#all.of(type);
+    if (counts === undefined) return;
+    this.#requests[type]++;
+    counts.errors++;
+    this.#isAny = true;
+  }
+
+  /** The replies of this turn are on their way. */
+  turnEnds(): void {
+    if (!this.#isAny) return;
+    this.#isAny = false;
+    const seconds = (this.#all.clock.monotonic() - this.#arrivedMs) / 1000;
+    for (let type = 0; type < COMMANDS; type++) {
+      const requests = this.#requests[type];
+      if (requests === 0) continue;
+      this.#count(type, requests, this.#bytes[type], seconds);
+      this.#requests[type] = 0;
+      this.#bytes[type] = 0;
+    }
+  }
+
+  /** A request will be answered later. */
+  begun({ type, length }: Request): Unanswered {
+    return { type, length, sinceMs: this.#arrivedMs, isFailed: false };
+  }
+
+  /** The answer to it is on its way. */
+  ended({ type, length, sinceMs, isFailed }: Unanswered): void {
+    const seconds = (this.#all.clock.monotonic() - sinceMs) / 1000;
+    this.#count(type, 1, isFailed ? 0 : length, seconds);
+    if (isFailed) this.#all.of(type)!.errors++;
+  }
+
+  #count(type: number, requests: number, length: number, seconds: number): void {
+    const counts = this.#all.of(type)!;
+    counts.requests += requests;
+    counts.latency.add(seconds, requests);
+    if (type === NBD_CMD_READ) this.readBytes += length;
+    else if (type === NBD_CMD_WRITE) this.writtenBytes += length;
+    else return;
+    counts.bytes += length;
+  }
+}

@@ -1,0 +1,61 @@
+/** How an open volume is, and what it has done since it was opened: put together when somebody asks. */
+import type { Contents } from "./contents.ts";
+import type { FlushPath } from "./flush.ts";
+import type { ReadPath } from "./read.ts";
+import { type VolumeMap, volumeMap } from "./volume_map.ts";
+
+export interface VolumeFigures {
+  cache: {
+    bytes: number;
+    /** Stripes that reads had at once, and those they had to wait for. */
+    hits: number;
+    misses: number;
+    readAheadBytes: number;
+    readAheadVainBytes: number;
+  };
+  unstored: {
+    bytes: number;
+    /** Past it a write waits. */
+    bytesMax: number;
+    /** Age of the oldest of them; 0 if there are none. */
+    oldestSeconds: number;
+  };
+  log: {
+    liveBytes: number;
+    storedBytes: number;
+    segments: number;
+    checkpoints: number;
+    reclaimedBytes: number;
+  };
+  map: VolumeMap;
+}
+
+export function figuresOf(
+  contents: Contents,
+  { hits, misses, readAheadBytes, readAheadVainBytes }: ReadPath,
+  flush: FlushPath,
+  { sizeBytes, checkpoints, reclaimedBytes }: {
+    sizeBytes: number;
+    checkpoints: number;
+    reclaimedBytes: number;
+  },
+): VolumeFigures {
+  const { cache, dirtyStripesMax, stripeBytes, map } = contents;
+  const oldestMs = contents.clock.monotonic() - flush.oldestChangeMs;
+  return {
+    cache: {
+      bytes: cache.slotCount * stripeBytes,
+      hits,
+      misses,
+      readAheadBytes,
+      readAheadVainBytes,
+    },
+    unstored: {
+      bytes: contents.unstoredBytes,
+      bytesMax: dirtyStripesMax * stripeBytes,
+      oldestSeconds: Math.max(0, oldestMs) / 1000,
+    },
+    log: { ...map.total, segments: map.segments.size, checkpoints, reclaimedBytes },
+    map: volumeMap(contents, sizeBytes, flush.sealedStripes()),
+  };
+}
