@@ -8,8 +8,7 @@ import { element, input, setText } from "./dom.js";
 import { showBytes, showCount, showDollars, showDuration } from "./format.js";
 
 /**
- * @typedef {import("../report.ts").StatusReport} StatusReport
- * @typedef {import("../report.ts").Prices} Prices
+ * @import { StatusReport, Prices } from "../report.ts"
  */
 
 const GIB = 2 ** 30;

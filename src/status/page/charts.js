@@ -19,7 +19,7 @@ import {
 } from "./format.js";
 import { WINDOW_SECONDS } from "./history.js";
 
-/** @typedef {import("./history.js").History} History */
+/** @import { History } from "./history.js" */
 
 /** @typedef {{ metric: string, label: string }} Line */
 

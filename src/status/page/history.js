@@ -5,9 +5,7 @@
  * A report only has counts that grow, so a rate takes two of them. Between the reports of two processes, and over a
  * time without an answer, there is none: the columns have a null there, the charts a gap, and nothing is negative.
  *
- * @typedef {import("../report.ts").StatusReport} StatusReport
- * @typedef {import("../report.ts").HistogramReport} HistogramReport
- * @typedef {import("../report.ts").S3Operation} S3Operation
+ * @import { StatusReport, HistogramReport, S3Operation } from "../report.ts"
  */
 
 /** How long is kept: the longest time that can be shown. */

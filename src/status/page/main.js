@@ -12,7 +12,7 @@ import { History } from "./history.js";
 import { drawClients, drawFigures, drawOperations } from "./tables.js";
 import { drawVolumeMap, startVolumeMap } from "./volume_map.js";
 
-/** @typedef {import("../report.ts").StatusReport} StatusReport */
+/** @import { StatusReport } from "../report.ts" */
 
 const POLL_MS = 1000;
 /** A drive that takes longer does not answer. */

@@ -15,9 +15,8 @@ import {
 import { quantile } from "./history.js";
 
 /**
- * @typedef {import("../report.ts").StatusReport} StatusReport
- * @typedef {import("../report.ts").S3Operation} S3Operation
- * @typedef {import("./history.js").History} History
+ * @import { StatusReport, S3Operation } from "../report.ts"
+ * @import { History } from "./history.js"
  */
 
 /** @type {S3Operation[]} */

@@ -7,7 +7,7 @@
 import { colour, element, input, setText } from "./dom.js";
 import { showBytes, showCount } from "./format.js";
 
-/** @typedef {import("../report.ts").VolumeMapReport} VolumeMapReport */
+/** @import { VolumeMapReport } from "../report.ts" */
 
 /** What the characters of a map mean, in the order of the legend. */
 const STATES = [
