@@ -328,6 +328,10 @@ check_config() {
 make_config() {
   set_keys="socket=/run/elasticdrive/$name/nbd.sock BUCKET=$bucket"
   [ -z "$size" ] || set_keys="$set_keys VOLUMESIZE=$size"
+  # 9998 is /dev/nbd0's; each device is one drive's, and so is its port
+  case $device in
+    /dev/nbd[1-9] | /dev/nbd[1-9][0-9]) set_keys="$set_keys status=127.0.0.1:$((9998 - ${device#/dev/nbd}))" ;;
+  esac
   [ -z "${AWS_ACCESS_KEY_ID:-}" ] || set_keys="$set_keys AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID"
   [ -z "${AWS_SECRET_ACCESS_KEY:-}" ] || set_keys="$set_keys AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY"
   edit=

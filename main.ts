@@ -178,7 +178,8 @@ async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Den
 function listenForStatus({ status, lines }: Settings, logger: Logger): StatusServer | undefined {
   if (status === STATUS_OFF) return undefined;
   try {
-    return new StatusServer({ ...status, isLoopback: isLoopback(status.hostname), logger });
+    const around = { clock: systemClock, logger };
+    return new StatusServer({ ...status, isLoopback: isLoopback(status.hostname), ...around });
   } catch (error) {
     if (lines.status || !(error instanceof UsageError)) throw error;
     logger.warn(error.message);

@@ -11,6 +11,7 @@ import { parseArgs } from "@std/cli/parse-args";
 import { installPackages } from "../support/debian_packages.ts";
 import { BARE_WORKS } from "./bare.ts";
 import { benchBeside } from "./beside.ts";
+import { benchCounting } from "./counting.ts";
 import { benchFlush } from "./flush.ts";
 import { benchHot } from "./hot.ts";
 import { benchOpening } from "./opening.ts";
@@ -26,6 +27,7 @@ import { WORKS } from "./works.ts";
 
 const PARTS: Record<string, () => Promise<Row[]>> = {
   hot: benchHot,
+  counting: benchCounting,
   beside: benchBeside,
   tls: benchTls,
   stored: benchStored,

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { defaultSettings, parseConfig } from "../../src/config.ts";
+import { defaultSettings, describe, parseConfig } from "../../src/config.ts";
 import { KEYS } from "../../src/config_keys.ts";
 import { UsageError } from "../../src/errors.ts";
 import { ORIGINAL_CONFIG } from "../support/original_config.ts";
@@ -293,6 +293,42 @@ Deno.test("an address that others can reach needs TLS, or a line that says that 
       assertEquals(settingsOf(withBucket(`listen=${host}\n${more}`, "server")).listen, host);
     }
     assertEquals(mistakesOf(withBucket(`listen=${host}\ninsecure=no`, "server")).length, 1);
+  }
+});
+
+Deno.test("status takes a port, an address and a port, or off; 127.0.0.1:9998 without it", () => {
+  for (
+    const [text, hostname, port] of [
+      ["9997", "127.0.0.1", 9997],
+      ["127.0.0.1:0", "127.0.0.1", 0],
+      ["[::1]:80", "::1", 80],
+      ["localhost:65535", "localhost", 65535],
+    ] as const
+  ) {
+    assertEquals(settingsOf(withBucket(`status=${text}`, "server")).status, { hostname, port });
+  }
+  assertEquals(settingsOf(withBucket("status=OFF", "server")).status, "off");
+  for (
+    const text of ["127.0.0.1", "::1:9998", "[::1]", "127.0.0.1:65536", ":9998", "http://h:1", "no"]
+  ) {
+    assertRefused("status", text);
+  }
+  const shown = describe(settingsOf(withBucket("status=[::1]:9998", "server"))).join("\n");
+  assertStringIncludes(shown, "  status = [::1]:9998 ");
+});
+
+Deno.test("a status that others can reach needs a line that says so, also beside TLS", () => {
+  const tls = "tlscert=c.pem\ntlskey=k.pem";
+  for (const address of ["0.0.0.0:9998", "[::]:9998", "192.168.1.5:1", "nas.local:9998"]) {
+    for (const more of ["", "insecure=no", tls]) {
+      const [mistake, ...others] = mistakesOf(withBucket(`status=${address}\n${more}`, "server"));
+      assertStringIncludes(mistake, `config.ini:4: status can't be ${address} as it is`);
+      assertStringIncludes(mistake, "allowed: 127.0.0.1, ::1 or localhost; or with insecure = yes");
+      assertEquals(others, []);
+    }
+    for (const more of ["insecure=yes", `insecure=yes\n${tls}`]) {
+      settingsOf(withBucket(`status=${address}\n${more}`, "server"));
+    }
   }
 });
 

@@ -24,6 +24,7 @@ import {
   NBD_SIMPLE_REPLY_MAGIC,
   NBD_STRUCTURED_REPLY_MAGIC,
 } from "../../../src/nbd/constants.ts";
+import type { RequestCounts } from "../../../src/nbd/request_counts.ts";
 import { listenUnix, NbdServer } from "../../../src/nbd/server.ts";
 import { MemoryDevice } from "../../support/memory_device.ts";
 
@@ -59,12 +60,14 @@ export interface ServedOptions {
   logger?: Logger;
   sizeBytes?: number;
   readOnly?: boolean;
+  counts?: RequestCounts;
 }
 
 /** Runs `body` with a server, closes it and its clients, and checks that nothing stayed in flight. */
 export async function serving(
   body: (served: Served) => Promise<void>,
-  { clock = systemClock, logger = silentLogger, sizeBytes = 4 * MIB, readOnly }: ServedOptions = {},
+  { clock = systemClock, logger = silentLogger, sizeBytes = 4 * MIB, readOnly, counts }:
+    ServedOptions = {},
 ): Promise<void> {
   const directory = await Deno.makeTempDir();
   const path = `${directory}/nbd.sock`;
@@ -73,6 +76,7 @@ export async function serving(
     exportName: "disk",
     description: "a disk for tests",
     readOnly,
+    counts,
     clock,
     logger,
   });
