@@ -1,4 +1,5 @@
 /** The status service of a drive that is and does what a test says, at any time. */
+import { systemClock } from "../../src/clock.ts";
 import { silentLogger } from "../../src/logger.ts";
 import type { StatusReport } from "../../src/status/report.ts";
 import { StatusServer } from "../../src/status/server.ts";
@@ -15,6 +16,7 @@ export class FakeStatus implements Disposable {
     hostname: "127.0.0.1",
     port: 0,
     isLoopback: true,
+    clock: systemClock,
     logger: silentLogger,
   });
 

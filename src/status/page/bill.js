@@ -99,6 +99,7 @@ function showBill() {
   setText(element("cost-sum"), showDollars(sum));
   setText(element("tile-bill"), showDollars(sum));
   setText(element("bill-basis"), showDuration(seconds));
+  setText(element("tile-bill-basis"), showDuration(seconds));
   element("bill-rough").hidden = seconds >= ROUGH_SECONDS;
   const isEdited = Object.keys(edited).length > 0;
   /** @type {HTMLButtonElement} */ (element("prices-reset")).disabled = !isEdited;

@@ -202,7 +202,7 @@ class Chart {
     return {
       width,
       height: HEIGHT_PX,
-      padding: [6, 4, 0, 0],
+      padding: [6, 26, 0, 0], // at the right half a time of day
       legend: { show: false },
       cursor: { sync: { key: "moment" }, y: false, drag: { x: false, y: false } },
       scales: {
