@@ -70,7 +70,8 @@ export class ConnectionCounts {
   /** Answered in this turn, by command, and not in `#all` yet. */
   readonly #requests = new Uint32Array(COMMANDS);
   readonly #bytes = new Float64Array(COMMANDS);
-  #isAny = false;
+  /** A bit for each command there is any of. */
+  #commands = 0;
 
   constructor(all: RequestCounts) {
     this.#all = all;
@@ -85,7 +86,7 @@ export class ConnectionCounts {
   answered({ type, length }: Request): void {
     this.#requests[type]++;
     this.#bytes[type] += length;
-    this.#isAny = true;
+    this.#commands |= 1 << type;
   }
 
   /** The same, by an error. */
@@ -94,18 +95,17 @@ export class ConnectionCounts {
     if (counts === undefined) return;
     this.#requests[type]++;
     counts.errors++;
-    this.#isAny = true;
+    this.#commands |= 1 << type;
   }
 
   /** The replies of this turn are on their way. */
   turnEnds(): void {
-    if (!this.#isAny) return;
-    this.#isAny = false;
+    if (this.#commands === 0) return;
     const seconds = (this.#all.clock.monotonic() - this.#arrivedMs) / 1000;
-    for (let type = 0; type < COMMANDS; type++) {
-      const requests = this.#requests[type];
-      if (requests === 0) continue;
-      this.#count(type, requests, this.#bytes[type], seconds);
+    while (this.#commands !== 0) {
+      const type = 31 - Math.clz32(this.#commands);
+      this.#commands ^= 1 << type;
+      this.#count(type, this.#requests[type], this.#bytes[type], seconds);
       this.#requests[type] = 0;
       this.#bytes[type] = 0;
     }
