@@ -219,10 +219,12 @@ export const STALE_TEMP_MS = 3_600_000;
 
 /** A drive whose bucket has been away for longer is not healthy: a shorter absence is everyday life of S3. */
 export const HEALTHY_AWAY_MS_MAX = 60_000;
-/** HTTP connections at once: browsers open six, Prometheus one. */
-export const STATUS_CONNECTIONS_MAX = 32;
+/** HTTP connections at once: a browser opens six, Prometheus one. */
+export const STATUS_CONNECTIONS_MAX = 16;
 /** A request of a browser is under 1 KiB. */
 export const STATUS_HEAD_BYTES_MAX = 8 * KIB;
+/** The largest answer is the page. */
+export const STATUS_ANSWER_BYTES_MAX = 256 * KIB;
 /** A connection has so long to ask, and to close its side when it has been answered. */
 export const STATUS_REQUEST_MS_MAX = 5_000;
 
