@@ -174,8 +174,7 @@ class Chart {
     const legend = lines.map(({ metric, label }, at) => {
       const value = make("dd", { id: `value-${metric}` }, NOTHING);
       this.#values.push(value);
-      const swatch = make("span", { class: `swatch line-${at + 1}`, "aria-hidden": "true" });
-      return make("div", {}, make("dt", {}, swatch, label), value);
+      return make("div", {}, make("dt", {}, swatch(at), label), value);
     });
     const heading = make("h3", {}, title);
     if (note) heading.append(" ", make("span", { class: "note" }, note));
@@ -274,6 +273,20 @@ class Chart {
     }`;
     this.#figure.querySelector(".plot")?.setAttribute("aria-label", summary);
   }
+}
+
+/** A piece of a line, as it is drawn. @param {number} line */
+function swatch(line) {
+  const [drawing, stroke] = ["svg", "path"].map((name) =>
+    document.createElementNS("http://www.w3.org/2000/svg", name)
+  );
+  drawing.setAttribute("class", "swatch");
+  drawing.setAttribute("aria-hidden", "true");
+  stroke.setAttribute("d", "M0 2H18");
+  stroke.setAttribute("stroke", `var(--line-${line + 1})`);
+  stroke.setAttribute("stroke-dasharray", DASHES[line].join(" "));
+  drawing.append(stroke);
+  return drawing;
 }
 
 /**
