@@ -20,7 +20,7 @@ const PACKAGES = [
   ...["fio", "nbd-client", "libnbd-bin", "python3-libnbd", "qemu-utils", "nbdkit", "openssl"],
   ...["ceph-mon", "ceph-osd", "ceph-common", "radosgw", "curl", "faketime"],
   ...["qemu-system-x86", "busybox-static", "cpio", "mmdebstrap", "e2fsprogs", "xfsprogs", "mdadm"],
-  ...["prometheus", "shellcheck"],
+  ...["prometheus", "shellcheck", "chromium", "fonts-dejavu-core"],
 ];
 /** Unit tests come first, because they take seconds, then all there are. */
 const FOLDERS = ["tests/unit", "tests"];

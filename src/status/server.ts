@@ -23,8 +23,8 @@ import type { StatusReport } from "./report.ts";
 const HEADERS = {
   "cache-control": "no-store",
   "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; " +
-    "style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; " +
-    "frame-ancestors 'none'",
+    "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; " +
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   "referrer-policy": "no-referrer",
   "x-content-type-options": "nosniff",
 };

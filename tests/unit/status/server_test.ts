@@ -63,7 +63,7 @@ Deno.test("the page and the report are not kept, not taken for something else, a
   const page = await ask(served.port, get("/?from=somewhere"));
   const json = await ask(served.port, get("/status.json"));
   assertMatch(page, /^HTTP\/1\.1 200 OK\r\n[^]*content-type: text\/html; charset=utf-8\r\n/);
-  assertStringIncludes(page, "\r\n\r\n<!doctype html>");
+  assertStringIncludes(page, "\r\n\r\n<!DOCTYPE html>");
   assertMatch(json, /content-type: application\/json\r\n[^]*\r\n\r\n\{"trouble":null\}$/);
   assert(page.length <= STATUS_ANSWER_BYTES_MAX);
   for (const answer of [page, json]) {
