@@ -3,7 +3,7 @@
  *
  *   command line → config.ini → listen → bucket → volume → NBD server → drain
  *
- * The stack is composed here and nowhere else. Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up
+ * The stack is composed here and nowhere else. Exit codes: 0 clean, 1 check found damage or status trouble, 2 configuration or start-up
  * refused, 3 fenced by another writer, 4 stopped with data not stored.
  */
 import { dirname, join } from "node:path";
@@ -16,11 +16,11 @@ import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
 import {
   EXIT_CLEAN,
-  EXIT_DAMAGED,
   EXIT_FENCED,
   EXIT_NOT_STORED,
   EXIT_REFUSED,
   EXIT_UNCAUGHT,
+  EXIT_UNWELL,
   HELP,
   readCommandLine,
   VERSION,
@@ -57,6 +57,7 @@ import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
 import { type ProgressOptions, showBytes } from "./src/progress.ts";
 import { ReadingProgress } from "./src/reading_progress.ts";
 import { reclaimAndReport, reclaimOnSignal } from "./src/reclaim.ts";
+import { runStatus } from "./src/status/command.ts";
 import { StatusServer } from "./src/status/server.ts";
 import { statusOf } from "./src/status/status.ts";
 import { describeVolume } from "./src/volume/description.ts";
@@ -297,7 +298,7 @@ async function check(
 ): Promise<number> {
   using place = await openPlace(settings, logger);
   const around = { ...progressOptions(logger), ...place, print };
-  return await checkAndReport(place.bucket, around) ? EXIT_CLEAN : EXIT_DAMAGED;
+  return await checkAndReport(place.bucket, around) ? EXIT_CLEAN : EXIT_UNWELL;
 }
 
 async function info(settings: Settings, logger: Logger, asJson: boolean): Promise<string> {
@@ -337,11 +338,16 @@ async function openPlace(settings: Settings, logger: Logger) {
   }
 }
 
+function write(text: string): void {
+  const bytes = new TextEncoder().encode(text);
+  for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+}
+
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, device, config, takeover, force, json } = readCommandLine(args);
-  const print = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
+  const { command, device, config, takeover, force, json, watch } = readCommandLine(args);
+  const print = (text: string) => write(`${text}\n`);
   if (command === "help") return print(HELP), EXIT_CLEAN;
   if (command === "version") return print(`elasticdrive ${VERSION}`), EXIT_CLEAN;
   const { settings, warning } = loadSettings(config);
@@ -350,6 +356,9 @@ async function main(args: string[]): Promise<number> {
   if (command === "check-config") {
     loadTls(settings);
     return print(describe(settings).join("\n")), EXIT_CLEAN;
+  }
+  if (command === "status") {
+    return await runStatus(settings.status, { asJson: json, isWatch: watch }, write);
   }
   if (command === "check") {
     // it names objects, which may be called anything

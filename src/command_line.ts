@@ -6,7 +6,7 @@ import { UsageError } from "./errors.ts";
 export const VERSION = manifest.version;
 
 export const EXIT_CLEAN = 0;
-export const EXIT_DAMAGED = 1;
+export const EXIT_UNWELL = 1;
 /** Of a running drive. */
 export const EXIT_UNCAUGHT = 1;
 export const EXIT_REFUSED = 2;
@@ -17,6 +17,8 @@ export const HELP = `ElasticDrive ${VERSION}: a disk in an S3 bucket, served ove
 
 usage: elasticdrive [-c FILE] [--takeover]     serve the drive
        elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
+       elasticdrive [-c FILE] status           say how the drive that is served is, what it does and what it costs
+                                               [--watch] [--json]; 1 if it is not well, 2 if none answers
        elasticdrive [-c FILE] info             say what the volume is and what is stored of it, from the bucket alone; changes
                                                nothing, and works beside a drive that serves it [--json]
        elasticdrive [-c FILE] reclaim          give back all the space that nothing needs, while no drive serves it
@@ -30,23 +32,25 @@ usage: elasticdrive [-c FILE] [--takeover]     serve the drive
                       or, if there is none, a 1 GiB drive in ./elasticdrive-data
   --takeover          fence a writer that seems to be alive: it can store nothing more
   --force             detach also what is in use, or has no server any more: what waits for it fails
+  --watch             go on saying it, with what happened in between, until Ctrl-C
   --json              print what a program can read
   -h, --help          this text
   -V, --version       the version
 
 Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
-Exit codes: 0 clean, 1 check found damage, 2 configuration or start-up refused, 3 fenced by another
+Exit codes: 0 clean, 1 check found damage or status trouble, 2 configuration or start-up refused, 3 fenced by another
 writer, 4 stopped with data not stored.`;
 
-const WORDS = ["check", "info", "reclaim", "check-config", "attach", "detach"] as const;
+const WORDS = ["status", "check", "info", "reclaim", "check-config", "attach", "detach"] as const;
 
 type Command = "serve" | typeof WORDS[number] | "help" | "version";
 
 /** Options that are not for every command. */
-const ONLY_WITH: Record<"takeover" | "force" | "json", Command[]> = {
+const ONLY_WITH: Record<"takeover" | "force" | "json" | "watch", Command[]> = {
   takeover: ["serve"],
   force: ["detach"],
-  json: ["info"],
+  json: ["status", "info"],
+  watch: ["status"],
 };
 
 export interface CommandLine {
@@ -57,6 +61,7 @@ export interface CommandLine {
   takeover: boolean;
   force: boolean;
   json: boolean;
+  watch: boolean;
 }
 
 /** @throws UsageError naming the argument that is not understood */
@@ -66,7 +71,7 @@ export function readCommandLine(args: string[]): CommandLine {
   };
   const found = parseArgs(args, {
     string: ["config"],
-    boolean: ["help", "version", "takeover", "force", "json"],
+    boolean: ["help", "version", "takeover", "force", "json", "watch"],
     alias: { c: "config", h: "help", V: "version" },
     unknown: (argument: string, option?: string) => {
       if (option !== undefined) refuse(argument);
@@ -82,7 +87,7 @@ export function readCommandLine(args: string[]): CommandLine {
   if (takesDevice && device === "" && !found.help) {
     throw new UsageError(`${command} takes a device: elasticdrive ${command} /dev/nbd0`);
   }
-  for (const option of ["takeover", "force", "json"] as const) {
+  for (const option of ["takeover", "force", "json", "watch"] as const) {
     if (found[option] && !ONLY_WITH[option].includes(command ?? "serve")) refuse(`--${option}`);
   }
   if (found.config === "" || Array.isArray(found.config)) {
@@ -95,5 +100,6 @@ export function readCommandLine(args: string[]): CommandLine {
     takeover: found.takeover,
     force: found.force,
     json: found.json,
+    watch: found.watch,
   };
 }

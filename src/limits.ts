@@ -74,7 +74,9 @@ export const TLS_READ_BYTES = 128 * KIB;
 export const TLS_WRITE_BYTES = 256 * KIB;
 /** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
 export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
-/** Of a socket, what is sent and not yet taken: a reply of 256 KiB and more leaves in one go. Linux gives up to net.core.wmem_max. */
+/** Replies of one connection that are sent within a turn: what is more is written, so that others have their turn. */
+export const TURN_REPLY_BYTES_MAX = 2 * MIB;
+/** What a Unix socket may hold that is sent and not yet taken, so that a reply of 256 KiB leaves in one go: by itself it has 208 KiB. */
 export const SOCKET_SEND_BYTES = 512 * KIB;
 /** A client that takes no reply for so long, once its connection is to be closed, is cut off. */
 export const DRAIN_MS_MAX = 10_000;
@@ -124,6 +126,8 @@ export const DIRTY_SHARE = 0.5;
  * a flush that comes at last wait longer.
  */
 export const SEAL_SHARE = 1 / 8;
+/** Stripes with dirty blocks that are sealed unasked, however large the cache: sealed, and committed, in one turn. */
+export const SEAL_STRIPES_MAX = 4096;
 /** Zero runs not yet in the map; past it a trim waits for an upload. */
 export const ZERO_RUNS_MAX = 65_536;
 /** Patches of one stripe, then its next write brings it into the cache to be stored whole. */
@@ -140,14 +144,15 @@ export const VOLUME_MAP_CELLS_MAX = 1024;
 export const EXTENT_STEPS_MAX = 65_536;
 /** GETs under way at once. */
 export const DOWNLOADS_MAX = 32;
-/** Bytes of one GET that fetches neighbouring records; 32 of them at once are 64 MiB. */
-export const GET_BYTES_MAX = 2 * MIB;
+/** Bytes of one GET that fetches neighbouring records: 2 MiB of data and their prefixes; 32 of them at once are 64 MiB. */
+export const GET_BYTES_MAX = 2 * MIB + 8 * KIB;
 /** A gap between two records that is cheaper to read than a second GET: 30 ms are 1 MiB at 35 MB/s, and more costs memory. */
 export const GET_GAP_BYTES_MAX = 128 * KIB;
 /** Streams of sequential reads that are told apart. */
 export const READ_STREAMS_MAX = 8;
-/** What is fetched first ahead of a stream; then twice as much each time it has used half of it. */
+/** What is fetched first ahead of a stream; then twice as much each time it has used half of it, or a GET's worth. */
 export const READ_AHEAD_BYTES_FIRST = 256 * KIB;
+export const READ_AHEAD_BYTES_STEP = 2 * MIB;
 /** Stripes read in order that make a stream, and how many it takes when much was read ahead in vain. */
 export const READ_AHEAD_STRIPES_MIN = 2;
 export const READ_AHEAD_STRIPES_MAX = 16;
@@ -158,6 +163,13 @@ export const CHECKPOINT_MS = 15 * 60_000;
 export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
 export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
+/**
+ * What a checkpoint does in one turn, some 2 ms: pages encoded, rows of the segment table encoded, pages of which
+ * the live bytes are settled.
+ */
+export const CHECKPOINT_TURN_PAGES = 8;
+export const CHECKPOINT_TURN_SEGMENTS = 32_768;
+export const SETTLE_TURN_PAGES = 4;
 /** Garbage below this is left: with four segments of 8 MiB nobody's bill changes. */
 export const RECLAIM_BYTES_MIN = 32 * MIB;
 /** Reclaim begins when garbage is half as much as what is live, and ends when it is a third. */
@@ -233,10 +245,12 @@ export const STALE_TEMP_MS = 3_600_000;
 
 /** A drive whose bucket has been away for longer is not healthy: a shorter absence is everyday life of S3. */
 export const HEALTHY_AWAY_MS_MAX = 60_000;
-/** HTTP connections at once: browsers open six, Prometheus one. */
-export const STATUS_CONNECTIONS_MAX = 32;
+/** HTTP connections at once: a browser opens six, Prometheus one. */
+export const STATUS_CONNECTIONS_MAX = 16;
 /** A request of a browser is under 1 KiB. */
 export const STATUS_HEAD_BYTES_MAX = 8 * KIB;
+/** The largest answer is the page. */
+export const STATUS_ANSWER_BYTES_MAX = 256 * KIB;
 /** A connection has so long to ask, and to close its side when it has been answered. */
 export const STATUS_REQUEST_MS_MAX = 5_000;
 
@@ -253,6 +267,12 @@ export const RUNTIME_BYTES = 256 * MIB;
 export const PROGRESS_LINE_MS = 5_000;
 /** An opening that takes no longer says nothing. */
 export const OPENING_QUIET_MS = 2_000;
+
+/** A drive that does not answer what it is asked for so long is as good as away. */
+export const STATUS_ANSWER_MS_MAX = 5_000;
+/** A watch asks so often; where it prints block after block, so often. */
+export const WATCH_EVERY_MS = 2_000;
+export const WATCH_LINES_EVERY_MS = 10_000;
 
 // ---- the log
 

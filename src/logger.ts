@@ -104,9 +104,13 @@ function isStderrJournal(): boolean {
   }
 }
 
+/** On a terminal, what takes a bar of progress off its line; the bar draws itself anew below. */
+const CLEAR_LINE = "\r\x1b[K";
+
 /** A log that takes no more (its reader has gone, its disk is full) is no reason to end. */
 function writeStderr(line: string): void {
-  const bytes = new TextEncoder().encode(line);
+  const clear = Deno.stderr.isTerminal() ? CLEAR_LINE : "";
+  const bytes = new TextEncoder().encode(clear + line);
   try {
     for (let done = 0; done < bytes.length;) done += Deno.stderr.writeSync(bytes.subarray(done));
   } catch { /* there is nobody else to tell */ }

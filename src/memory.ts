@@ -8,6 +8,9 @@ import {
   REQUEST_BYTES_MAX,
   RUNTIME_BYTES,
   SMALL_REQUEST_BYTES,
+  STATUS_ANSWER_BYTES_MAX,
+  STATUS_CONNECTIONS_MAX,
+  STATUS_HEAD_BYTES_MAX,
 } from "./limits.ts";
 import { volumeMemoryBytesMax } from "./volume/memory.ts";
 import type { VolumeOptions } from "./volume/volume.ts";
@@ -18,5 +21,7 @@ export function memoryBytesMax(options: VolumeOptions, info: VolumeInfo): number
   const requests = IN_FLIGHT_BYTES_MAX + REQUEST_BYTES_MAX +
     CONNECTIONS_MAX * (SMALL_REQUEST_BYTES + CONNECTION_BYTES_MAX) +
     HANDSHAKES_MAX * RECEIVE_BUFFER_BYTES;
-  return RUNTIME_BYTES + volumeMemoryBytesMax(options, info) + requests;
+  // an answer as text, as bytes, and with its head
+  const status = STATUS_CONNECTIONS_MAX * (2 * STATUS_HEAD_BYTES_MAX + 3 * STATUS_ANSWER_BYTES_MAX);
+  return RUNTIME_BYTES + volumeMemoryBytesMax(options, info) + requests + status;
 }

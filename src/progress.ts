@@ -119,7 +119,7 @@ export class Progress implements Disposable {
 
 /** The library is loaded by those who have a terminal, and something to show on it. */
 async function makeBar(what: string): Promise<SingleBar> {
-  const { default: { SingleBar } } = await import("cli-progress");
+  const { SingleBar } = await import("cli-progress");
   return new SingleBar({
     format: `${what} [{bar}] {percentage} %, {text}`,
     stream: process.stderr,
@@ -127,6 +127,7 @@ async function makeBar(what: string): Promise<SingleBar> {
     barCompleteChar: "#",
     barIncompleteChar: ".",
     fps: 10,
+    forceRedraw: true, // a line of the log may have taken its place
     linewrap: true,
     clearOnComplete: true,
     gracefulExit: false,

@@ -9,6 +9,8 @@ declare module "cli-progress" {
     barIncompleteChar: string;
     /** Per second. */
     fps: number;
+    /** Also when nothing has changed. */
+    forceRedraw: boolean;
     /** Leave a line that is longer than the terminal to it. */
     linewrap: boolean;
     clearOnComplete: boolean;
@@ -23,7 +25,4 @@ declare module "cli-progress" {
     update(value: number, payload: Record<string, string>): void;
     stop(): void;
   }
-
-  const cliProgress: { SingleBar: typeof SingleBar };
-  export default cliProgress;
 }

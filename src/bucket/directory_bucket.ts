@@ -21,7 +21,7 @@
  */
 import type { Chance, Clock } from "../clock.ts";
 import { messageOf, UnavailableError, UsageError } from "../errors.ts";
-import { STALE_TEMP_MS } from "../limits.ts";
+import { MIB, STALE_TEMP_MS } from "../limits.ts";
 import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
 import { noVolumeIn } from "./bucket.ts";
 import { listDirectory } from "./directory_listing.ts";
@@ -267,7 +267,10 @@ export class DirectoryBucket implements Bucket {
 /** Writes a new file and returns its etag once it is on the disk. */
 async function writeDurably(path: string, bytes: Uint8Array): Promise<string> {
   using file = await Deno.open(path, { write: true, createNew: true, mode: FILE_MODE });
-  for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
+  for (let done = 0; done < bytes.length;) {
+    // each write copies its bytes in this turn: a MiB, not all of a checkpoint's root at once
+    done += await file.write(bytes.subarray(done, done + MIB));
+  }
   await file.sync();
   return etagOf(await file.stat());
 }

@@ -65,6 +65,7 @@ export class HttpClient {
       isOpen = false;
     };
     signal?.addEventListener("abort", close, { once: true });
+    if (signal?.aborted) close(); // while it was being connected
     try {
       const answer = await connection.exchange(request);
       if (!connection.isReusable || this.#closed || this.#idle.length === S3_IDLE_SOCKETS_MAX) {

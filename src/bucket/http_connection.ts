@@ -112,7 +112,7 @@ export class HttpConnection {
     // 1xx announce the answer (RFC 9110, section 15.2)
     do head = parseHead(await this.#readUntil(HEAD_END)); while (head.status < 200);
     const { status, headers } = head;
-    if (!status || headers.connection?.toLowerCase() === "close") this.isReusable = false;
+    if (/\bclose\b/i.test(headers.connection ?? "")) this.isReusable = false;
     return { ...head, body: await this.#readBody(status, headers) };
   }
 

@@ -34,16 +34,16 @@ function load() {
   }).symbols;
 }
 
-type Libc = ReturnType<typeof load>;
+let loaded: ReturnType<typeof load> | undefined;
 
 export class AcceptedDescriptors {
-  readonly #libc: Libc;
+  readonly #libc = loaded ??= load();
   /** Of every path: the sockets that had it at the last look. */
   readonly #known = new Map<string, Set<bigint>>();
 
-  /** @throws if there is no C library, or it may not be used */
+  /** Throws if there is no C library, or it may not be used. */
   constructor() {
-    this.#libc = load();
+    descriptors();
   }
 
   find(conn: Deno.Conn): number | undefined {
@@ -53,6 +53,7 @@ export class AcceptedDescriptors {
     return found.length === 1 ? found[0] : undefined;
   }
 
+  /** None if the connection is dead already, and has no peer or takes no option. */
   #ofTcp(conn: Deno.TcpConn): number[] {
     const isOn = (fd: number) => this.#option(fd, IPPROTO_TCP, TCP_NODELAY) === 1n;
     const { localAddr, remoteAddr } = conn;

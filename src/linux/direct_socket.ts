@@ -17,70 +17,53 @@ import { AcceptedDescriptors } from "./accepted_descriptors.ts";
 // <bits/socket.h>, <asm-generic/socket.h>, on x86-64 and arm64
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
+const SO_SNDBUFFORCE = 32;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
-/** struct msghdr: where the list of places lies, and how many it has, in 32-bit words; then our list. */
+/** struct msghdr in 32-bit words: where the list of places lies, and how many it has. Behind it lies our list. */
 const MSG_IOV = 4;
 const MSG_IOVLEN = 6;
 const MSGHDR_WORDS = 14;
 const IOVEC_WORDS = 4;
-/** More places than any caller has; what is beyond them is done by the next call. */
+/** A stripe each; what is beyond them is not done at once. */
 const PLACES_MAX = 64;
-
-function load() {
-  return Deno.dlopen("libc.so.6", {
-    // their results are of 64 bits, of which a call of ours never needs more than the lower half
-    sendmsg: { parameters: ["i32", "buffer", "i32"], result: "i32" },
-    recvmsg: { parameters: ["i32", "buffer", "i32"], result: "i32" },
-    setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
-  }).symbols;
-}
-
-type Libc = ReturnType<typeof load>;
 
 /** What opens connections so; undefined where that can't be done. */
 export function directSockets(): ((conn: Deno.Conn) => DirectSocket | Deno.Conn) | undefined {
-  let libc: Libc;
-  let descriptors: AcceptedDescriptors;
   try {
-    libc = load();
-    descriptors = new AcceptedDescriptors();
+    const calls = new SystemCalls();
+    const descriptors = new AcceptedDescriptors();
+    return (conn) => {
+      const fd = descriptors.find(conn);
+      return fd === undefined ? conn : new DirectSocket(conn, fd, calls);
+    };
   } catch {
-    return undefined;
+    return undefined; // no FFI, or not this C library
   }
-  return (conn) => {
-    const fd = descriptors.find(conn);
-    return fd === undefined ? conn : new DirectSocket(conn, libc, fd);
-  };
 }
 
 export class DirectSocket {
   readonly #conn: Deno.Conn;
-  readonly #libc: Libc;
+  readonly #calls: SystemCalls;
   /** -1 once it is closed. */
   #fd: number;
 
-  constructor(conn: Deno.Conn, libc: Libc, fd: number) {
+  constructor(conn: Deno.Conn, fd: number, calls: SystemCalls) {
     this.#conn = conn;
-    this.#libc = libc;
     this.#fd = fd;
-    const bytes = new Uint8Array(new Int32Array([SOCKET_SEND_BYTES]).buffer);
-    libc.setsockopt(fd, SOL_SOCKET, SO_SNDBUF, bytes, bytes.length);
+    this.#calls = calls;
+    // TCP sizes its buffer by itself, unless told
+    if (conn.localAddr.transport === "unix") calls.setSendBuffer(fd, SOCKET_SEND_BYTES);
   }
 
   /** Sends of `parts`, one after the other, what the kernel takes at once: how many bytes, 0 when it failed too. */
   sendNow(parts: readonly Uint8Array[]): number {
-    if (this.#fd < 0) return 0;
-    return Math.max(
-      0,
-      this.#libc.sendmsg(this.#fd, message.of(parts), MSG_DONTWAIT | MSG_NOSIGNAL),
-    );
+    return this.#fd < 0 ? 0 : this.#calls.send(this.#fd, parts);
   }
 
   /** Fills `parts`, one after the other, with what is there: how many bytes, 0 at the end and when it failed too. */
   receiveNow(parts: readonly Uint8Array[]): number {
-    if (this.#fd < 0) return 0;
-    return Math.max(0, this.#libc.recvmsg(this.#fd, message.of(parts), MSG_DONTWAIT));
+    return this.#fd < 0 ? 0 : this.#calls.receive(this.#fd, parts);
   }
 
   read(bytes: Uint8Array): Promise<number | null> {
@@ -101,28 +84,57 @@ export class DirectSocket {
   }
 }
 
-/** The one struct msghdr, with the list of places that it points to: it is read within the call only. */
-class Message {
+function load() {
+  return Deno.dlopen("libc.so.6", {
+    // their results have 64 bits, of which less than a buffer's bytes, or -1, need the lower half only
+    sendmsg: { parameters: ["i32", "buffer", "i32"], result: "i32" },
+    recvmsg: { parameters: ["i32", "buffer", "i32"], result: "i32" },
+    setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  }).symbols;
+}
+
+let loaded: ReturnType<typeof load> | undefined;
+
+/** The calls, and the one struct msghdr with the list of places that it points to: it is read within a call only. */
+class SystemCalls {
+  readonly #libc = loaded ??= load();
   readonly #words = new Uint32Array(MSGHDR_WORDS + PLACES_MAX * IOVEC_WORDS);
-  readonly #bytes = new Uint8Array(this.#words.buffer);
-  /** Memory of this size is not moved, and has one address for as long as it lives. */
+  readonly #message = new Uint8Array(this.#words.buffer);
+  /** The memory of an ArrayBuffer stays where it is for as long as it lives. */
   readonly #addresses = new WeakMap<ArrayBufferLike, number>();
 
   constructor() {
-    this.#set(MSG_IOV, this.#addressOf(this.#words) + 4 * MSGHDR_WORDS);
+    this.#set(MSG_IOV, this.#addressOf(this.#message) + 4 * MSGHDR_WORDS);
   }
 
-  of(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  send(fd: number, parts: readonly Uint8Array[]): number {
+    this.#list(parts);
+    return Math.max(0, this.#libc.sendmsg(fd, this.#message, MSG_DONTWAIT | MSG_NOSIGNAL));
+  }
+
+  receive(fd: number, parts: readonly Uint8Array[]): number {
+    this.#list(parts);
+    return Math.max(0, this.#libc.recvmsg(fd, this.#message, MSG_DONTWAIT));
+  }
+
+  /** As much as is allowed: net.core.wmem_max bounds it for who has no CAP_NET_ADMIN. */
+  setSendBuffer(fd: number, bytes: number): void {
+    const value = new Uint8Array(new Int32Array([bytes]).buffer);
+    for (const option of [SO_SNDBUFFORCE, SO_SNDBUF]) {
+      if (this.#libc.setsockopt(fd, SOL_SOCKET, option, value, value.length) === 0) return;
+    }
+  }
+
+  #list(parts: readonly Uint8Array[]): void {
     const count = Math.min(parts.length, PLACES_MAX);
     for (let index = 0, at = MSGHDR_WORDS; index < count; index++, at += IOVEC_WORDS) {
       this.#set(at, this.#addressOf(parts[index]));
       this.#set(at + 2, parts[index].length);
     }
     this.#set(MSG_IOVLEN, count);
-    return this.#bytes;
   }
 
-  #addressOf({ buffer, byteOffset }: Uint8Array | Uint32Array): number {
+  #addressOf({ buffer, byteOffset }: Uint8Array): number {
     let address = this.#addresses.get(buffer);
     if (address === undefined) {
       const pointer = Deno.UnsafePointer.of(new Uint8Array(buffer as ArrayBuffer));
@@ -131,11 +143,9 @@ class Message {
     return address + byteOffset;
   }
 
-  /** 64 bits in the order of the machines that Deno runs on. */
+  /** 64 bits, little-endian as the machines are that Deno runs on. */
   #set(at: number, value: number): void {
     this.#words[at] = value % 0x1_0000_0000;
     this.#words[at + 1] = value / 0x1_0000_0000;
   }
 }
-
-const message = new Message();

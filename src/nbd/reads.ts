@@ -1,6 +1,7 @@
 /**
- * How a read is answered: at once, straight from the device into the buffer of replies; or, when it has
- * to wait or is too large for that, later, from memory of its own.
+ * How a read is answered: at once, straight from the device into the buffer of replies, or, if it is a large one, from
+ * where the device has it into the socket; or, when it has to wait or is too large for that, later, from memory of its
+ * own.
  *
  * With structured replies a later answer travels in pieces, each sent as soon as it is there: holes as holes,
  * and of a piece that can't be read what can be, with the offset of what can't

@@ -1,9 +1,9 @@
 /**
  * Replies on their way to one socket.
  *
- * Replies collect in one buffer while the other is being written, so that all replies of a turn, and all that
- * become ready during a write, leave in a single write. Replies too large for that, or ready when it is
- * full, wait behind it as they are.
+ * Replies collect in one buffer, and all of a turn are sent together: at once as far as the socket takes them. The rest
+ * is written, and what becomes ready meanwhile collects in the other buffer, to leave in a single write. Replies
+ * too large for that, or ready when it is full, wait behind it as they are.
  *
  * Promises: each reply leaves whole and once; memory is two buffers of REPLY_BUFFER_BYTES and what was
  * added. After a failed write nothing more is sent, what was queued is given back, and `failed` says so: nothing
@@ -11,7 +11,7 @@
  * Assumes: what is reserved is filled in the same turn.
  */
 
-import { REPLY_BUFFER_BYTES } from "../limits.ts";
+import { REPLY_BUFFER_BYTES, TURN_REPLY_BYTES_MAX } from "../limits.ts";
 import { type Socket, writeAll } from "./socket.ts";
 
 /** A reply up to this size is copied to leave with others; copying more costs more than a write. */
@@ -51,6 +51,8 @@ export class ReplyQueue {
   #resting = new Buffer(REPLY_BUFFER_BYTES);
   readonly #own: OwnBuffer[] = [];
   #writing = false;
+  /** How much more may be sent at once in this turn. */
+  #leftNow = TURN_REPLY_BYTES_MAX;
   #onIdle: (() => void)[] = [];
   /** Why no reply can be sent any more. */
   failed: unknown = undefined;
@@ -107,9 +109,18 @@ export class ReplyQueue {
     this.send();
   }
 
+  /** To be called when others have had their turn. */
+  turnBegins(): void {
+    this.#leftNow = TURN_REPLY_BYTES_MAX;
+  }
+
   /** Whether what is sent now may leave at once. */
   get sendsNow(): boolean {
-    return this.conn.sendNow !== undefined && !this.#writing && this.#own.length === 0;
+    return this.#maySendNow && !this.#writing && this.#own.length === 0;
+  }
+
+  get #maySendNow(): boolean {
+    return this.conn.sendNow !== undefined && this.#leftNow > 0;
   }
 
   /** Sends what has collected: at once as far as it goes, and writes the rest; a write that is under way goes on with it. */
@@ -133,7 +144,7 @@ export class ReplyQueue {
       at += part.length;
     }
     collected.drop(sent);
-    if (sent > 0) this.writes++;
+    this.#hasSent(sent);
     if (collected.used > 0) void this.#writeOut();
   }
 
@@ -152,25 +163,25 @@ export class ReplyQueue {
     return this.#collecting.used === 0 && this.#own.length === 0;
   }
 
-  /** Sends what can leave at once; true if that was everything. */
+  /** Sends what can leave at once; true if that was everything. Else the rest is written in this turn, before all else. */
   #sendNow(): boolean {
-    if (this.conn.sendNow === undefined) return false;
+    if (!this.#maySendNow) return false;
     const collected = this.#collecting.unsent;
-    const parts = this.#own.length === 0
-      ? [collected]
-      : [collected, ...this.#own.map((own) => own.bytes)];
-    const sent = this.conn.sendNow(parts);
-    if (sent === 0) return false;
-    this.writes++;
-    let left = sent - Math.min(sent, collected.length);
-    this.#collecting.drop(sent - left);
-    while (this.#own.length > 0 && left >= this.#own[0].bytes.length) {
-      const own = this.#own.shift()!;
-      left -= own.bytes.length;
-      own.onGone();
+    const own = this.#own.at(0);
+    const sent = this.conn.sendNow!(own === undefined ? [collected] : [collected, own.bytes]);
+    this.#hasSent(sent);
+    const ofCollected = Math.min(sent, collected.length);
+    this.#collecting.drop(ofCollected);
+    if (own !== undefined) {
+      own.bytes = own.bytes.subarray(sent - ofCollected);
+      if (own.bytes.length === 0) this.#own.shift()!.onGone();
     }
-    if (left > 0) this.#own[0].bytes = this.#own[0].bytes.subarray(left);
     return this.#isEmpty;
+  }
+
+  #hasSent(bytes: number): void {
+    if (bytes > 0) this.writes++;
+    this.#leftNow -= bytes;
   }
 
   async #writeOut(): Promise<void> {
@@ -180,8 +191,7 @@ export class ReplyQueue {
         // what collects from now on was added before any that gets a buffer of its own later
         const ownIsNext = this.#own.length > 0;
         if (this.#collecting.used > 0) await this.#writeCollected();
-        this.writes++;
-        this.onProgress();
+        this.#hasWritten();
         if (!ownIsNext) continue;
         const own = this.#own.shift()!;
         try {
@@ -189,14 +199,19 @@ export class ReplyQueue {
         } finally {
           own.onGone();
         }
-        this.writes++;
-        this.onProgress();
+        this.#hasWritten();
       }
     } catch (error) {
       this.fail(error);
     }
     this.#writing = false;
     for (const resolve of this.#onIdle.splice(0)) resolve();
+  }
+
+  #hasWritten(): void {
+    this.writes++;
+    this.turnBegins();
+    this.onProgress();
   }
 
   async #writeCollected(): Promise<void> {

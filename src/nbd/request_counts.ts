@@ -87,7 +87,8 @@ export class ConnectionCounts {
   /** Answered in this turn, by command, and not in `#all` yet. */
   readonly #requests = new Uint32Array(COMMANDS);
   readonly #bytes = new Float64Array(COMMANDS);
-  #isAny = false;
+  /** A bit for each command there is any of. */
+  #commands = 0;
 
   constructor(all: RequestCounts) {
     this.#all = all;
@@ -103,7 +104,7 @@ export class ConnectionCounts {
     const { type, length } = request;
     this.#requests[type]++;
     this.#bytes[type] += length;
-    this.#isAny = true;
+    this.#commands |= 1 << type;
     this.#all.trace?.(request, this.#secondsSince(this.#arrivedMs));
   }
 
@@ -115,18 +116,17 @@ export class ConnectionCounts {
     if (counts === undefined) return;
     this.#requests[type]++;
     counts.errors++;
-    this.#isAny = true;
+    this.#commands |= 1 << type;
   }
 
   /** The replies of this turn are on their way. */
   turnEnds(): void {
-    if (!this.#isAny) return;
-    this.#isAny = false;
+    if (this.#commands === 0) return;
     const seconds = this.#secondsSince(this.#arrivedMs);
-    for (let type = 0; type < COMMANDS; type++) {
-      const requests = this.#requests[type];
-      if (requests === 0) continue;
-      this.#count(type, requests, this.#bytes[type], seconds);
+    while (this.#commands !== 0) {
+      const type = 31 - Math.clz32(this.#commands);
+      this.#commands ^= 1 << type;
+      this.#count(type, this.#requests[type], this.#bytes[type], seconds);
       this.#requests[type] = 0;
       this.#bytes[type] = 0;
     }

@@ -3,8 +3,9 @@
  *
  * `#serveRequest` is the life of a request; request_reader.ts receives, commands.ts validates and performs,
  * reads.ts answers reads, reply_queue.ts sends. Each turn serves every request that has arrived whole, in one
- * synchronous loop: what the device can do at once is answered in that turn, and all its replies leave in
- * one write. What has to wait (`#answerLater`) is answered when it is done and delays nobody behind it.
+ * synchronous loop: what the device can do at once is answered in that turn, and all its replies leave
+ * together; then it looks whether more has come meanwhile. What has to wait (`#answerLater`) is answered when it is
+ * done and delays nobody behind it.
  *
  * Promises
  * - A request is refused by the table in errno.ts, its payload is consumed all the same, and the
@@ -218,12 +219,14 @@ export class Transmission implements Predecessor {
   /** Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it. */
   #serveTurn(): Progress {
     const bytesMax = this.#reader.bytes + RECEIVE_BUFFER_BYTES;
+    this.#replies.turnBegins();
     for (;;) {
       const progress = this.#serveReceived();
       this.#replies.send();
       this.#counts.turnEnds();
       if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
       if (this.#reader.bytes >= bytesMax || !this.#reader.readNow()) return progress;
+      this.#counts.arrived();
     }
   }
 

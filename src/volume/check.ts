@@ -122,7 +122,7 @@ export class VolumeCheck {
   async run(onProgress: (doneBytes: number, allBytes: number) => void): Promise<void> {
     if (!this.state) return;
     this.#onProgress = onProgress;
-    for (const { liveBytes } of this.state.map.segments.values()) this.liveBytes += liveBytes;
+    this.liveBytes += this.state.map.total.liveBytes;
     onProgress(0, this.liveBytes);
     const keys = await listAll(this.#bucket, "");
     const needed = await this.#checkCheckpoints(new Set(keys));

@@ -9,7 +9,7 @@
 import { BLOCK_BYTES, EXTENT_STEPS_MAX, MAP_PAGE_STRIPES } from "../limits.ts";
 import type { Extent } from "./block_device.ts";
 import type { Contents } from "./contents.ts";
-import { pageOf } from "./stripe_map.ts";
+import { pageOf, type StripeMap } from "./stripe_map.ts";
 
 /** Up to where, in bytes, the disk goes on being a hole, or not being one. */
 type Step = [end: number, isHole: boolean];
@@ -35,13 +35,14 @@ export function extentsOf(
   return extents;
 }
 
-/** Page by page of the map; where there is no page only what is on its way to the bucket can be data. */
+/** Page by page of the map; where there are none only what is on its way to the bucket can be data. */
 function* stepsOf(contents: Contents, offset: number, end: number): Generator<Step> {
   const { cache, map, stripeBytes } = contents;
   const pageBytes = MAP_PAGE_STRIPES * stripeBytes;
   for (let at = offset; at < end;) {
     const first = Math.floor(at / stripeBytes);
-    const pageEnd = Math.min(end, (pageOf(first) + 1) * pageBytes);
+    const endPage = endOfPages(map, pageOf(first), end / pageBytes);
+    const pageEnd = Math.min(end, endPage * pageBytes);
     const endStripe = Math.ceil(pageEnd / stripeBytes);
     const stripes = map.pages.has(pageOf(first))
       ? stripesBetween(first, endStripe)
@@ -55,6 +56,14 @@ function* stepsOf(contents: Contents, offset: number, end: number): Generator<St
     if (at < pageEnd) yield [pageEnd, true];
     at = pageEnd;
   }
+}
+
+/** The page behind `page`, or behind it and all that follow and are missing, too. */
+function endOfPages(map: StripeMap, page: number, end: number): number {
+  let next = page + 1;
+  if (map.pages.has(page)) return next;
+  while (next < end && next - page < EXTENT_STEPS_MAX && !map.pages.has(next)) next++;
+  return next;
 }
 
 function* stripesBetween(first: number, end: number): Generator<number> {

@@ -19,6 +19,7 @@ import {
   BLOCK_BYTES,
   PATCHES_MAX,
   SEAL_SHARE,
+  SEAL_STRIPES_MAX,
   SEGMENT_RECORDS_MAX,
   STRIPE_PATCHES_MAX,
 } from "../limits.ts";
@@ -96,7 +97,8 @@ export class FlushPath {
     this.#committedSeq = uploader.storedUpTo;
     const { slotCount, stripeBytes } = contents.cache;
     // half of what may be dirty: while it is on its way the other half takes what comes
-    this.#sealStripes = Math.max(1, Math.floor(contents.dirtyStripesMax / 2));
+    const half = Math.max(1, Math.floor(contents.dirtyStripesMax / 2));
+    this.#sealStripes = Math.min(half, SEAL_STRIPES_MAX);
     const segments = Math.floor(slotCount * stripeBytes * SEAL_SHARE / segmentDataBytes);
     this.#sealBytes = Math.max(1, segments) * segmentDataBytes;
   }

@@ -2,14 +2,27 @@
 import type { Bucket } from "../bucket/bucket.ts";
 import { KEYS_MAX } from "../limits.ts";
 
-/** Every key under `prefix`, in byte order; those behind `startAfter` if it is given. */
+/** The keys under `prefix`, in byte order, as many at a time as a request brings; those behind `startAfter` if it is given. */
+export async function* listPages(
+  bucket: Bucket,
+  prefix: string,
+  startAfter?: string,
+): AsyncGenerator<string[]> {
+  for (let after = startAfter;;) {
+    const page = await bucket.list(prefix, after);
+    if (page.length === 0) return;
+    yield page;
+    after = page.at(-1);
+  }
+}
+
+/** All of them. */
 export async function listAll(bucket: Bucket, prefix: string, startAfter?: string) {
   const keys: string[] = [];
-  for (let after = startAfter;; after = keys.at(-1)) {
-    const page = await bucket.list(prefix, after);
-    if (page.length === 0) return keys;
+  for await (const page of listPages(bucket, prefix, startAfter)) {
     for (const key of page) keys.push(key);
   }
+  return keys;
 }
 
 /** Deletes the keys in their order; some may be gone already if it fails. */

@@ -11,6 +11,7 @@
  */
 import {
   READ_AHEAD_BYTES_FIRST,
+  READ_AHEAD_BYTES_STEP,
   READ_AHEAD_STRIPES_MAX,
   READ_AHEAD_STRIPES_MIN,
   READ_STREAMS_MAX,
@@ -64,7 +65,9 @@ export class ReadAhead {
       stream.windowBytes = READ_AHEAD_BYTES_FIRST / 2;
       stream.aheadFrom = stream.fetchedUpTo = stream.next;
     }
-    if (stream.fetchedUpTo - stream.next > stream.windowBytes / 2) return;
+    // as soon as a GET is worth it: who waits until half is used has half of them under way
+    const usedBytes = stream.windowBytes - (stream.fetchedUpTo - stream.next);
+    if (usedBytes < Math.min(stream.windowBytes / 2, READ_AHEAD_BYTES_STEP)) return;
     stream.windowBytes = Math.min(stream.windowBytes * 2, this.#windowBytesMax());
     const from = Math.max(stream.fetchedUpTo, stream.next);
     stream.fetchedUpTo = Math.min(stream.next + stream.windowBytes, this.#sizeBytes);

@@ -18,6 +18,7 @@
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError, messageOf } from "../errors.ts";
 import {
+  KEYS_MAX,
   RECLAIM_BEGIN_SHARE,
   RECLAIM_END_SHARE,
   RECLAIM_HEADS_MAX,
@@ -32,11 +33,11 @@ import type { Logger } from "../logger.ts";
 import type { Contents } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
 import type { FlushPath } from "./flush.ts";
-import { deleteAll, listAll } from "./keys.ts";
+import { listPages } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
 import { segmentKey, seqOfKey } from "./segment.ts";
 import { SegmentMover } from "./segment_mover.ts";
-import type { SegmentUse } from "./stripe_map.ts";
+import type { SegmentUse } from "./segment_table.ts";
 
 /** What is too much: bytes that nothing needs, and segments. Zero or less: nothing to do. */
 interface Excess {
@@ -147,34 +148,35 @@ export class Reclaimer {
 
   /** The segments that are dead now; for `deleteDead`, behind a checkpoint of this turn. */
   dead(): number[] {
-    const dead: number[] = [];
-    for (const [seq, { liveBytes }] of this.#contents.map.segments) {
-      if (liveBytes === 0) dead.push(seq);
-    }
-    return dead;
+    return this.#contents.map.segments.deadSeqs();
   }
 
   /**
-   * Deletes the segments `dead`, up to `lastSeq`. The first time what no table knows goes, too: the leftovers of
-   * claims that came too late, and of puts that arrived after all.
+   * Deletes the segments `dead`, up to `lastSeq`, as many at a time as a request takes. The first time what no table
+   * knows goes, too: the leftovers of claims that came too late, and of puts that arrived after all.
    *
    * @param lastSeq the older of the two checkpoints there are
    */
   async deleteDead(dead: number[], lastSeq: number): Promise<void> {
-    const { map } = this.#contents;
+    const { segments, claims } = this.#contents.map;
     const seqs = dead.filter((seq) => seq <= lastSeq);
     if (!this.#hasSwept && lastSeq > 0) {
-      const isKnown = (seq: number) => map.segments.has(seq) || map.claims.has(seq);
-      const keys = await listAll(this.#bucket, "log/");
-      const listed = keys.map(seqOfKey).filter((seq) => seq !== undefined);
-      seqs.push(...listed.filter((seq) => seq <= lastSeq && !isKnown(seq)));
+      for await (const keys of listPages(this.#bucket, "log/")) {
+        for (const key of keys) {
+          const seq = seqOfKey(key) ?? Infinity;
+          if (seq <= lastSeq && !segments.has(seq) && !claims.has(seq)) seqs.push(seq);
+        }
+      }
       this.#hasSwept = true;
     }
-    await deleteAll(this.#bucket, seqs.map(segmentKey));
-    for (const seq of seqs) {
-      this.reclaimedBytes += map.segments.get(seq)?.storedBytes ?? 0;
-      map.forgetSegment(seq);
-      this.#fixed.delete(seq);
+    for (let at = 0; at < seqs.length; at += KEYS_MAX) {
+      const some = seqs.slice(at, at + KEYS_MAX);
+      await this.#bucket.delete(some.map(segmentKey));
+      for (const seq of some) {
+        this.reclaimedBytes += segments.get(seq)?.storedBytes ?? 0;
+        segments.delete(seq);
+        this.#fixed.delete(seq);
+      }
     }
   }
 
@@ -190,14 +192,14 @@ export class Reclaimer {
 
   async #moveAll(onProgress: (doneBytes: number, allBytes: number) => void): Promise<void> {
     const { segments } = this.#contents.map;
-    const { movable } = this.#survey(true);
+    const movable = this.#movable(true, Infinity);
     const sizes = movable.map((seq) => segments.get(seq)!.liveBytes);
     const allBytes = sizes.reduce((sum, size) => sum + size, 0);
     let doneBytes = 0;
     for (let at = 0; at < movable.length && !this.#isStopped;) {
       onProgress(doneBytes, allBytes);
       await this.#atLeisure(async () => {
-        const moved = await this.#move(movable.slice(at));
+        const moved = await this.#move(movable.slice(at, at + RECLAIM_ROUND_SEGMENTS_MAX));
         for (const end = at + moved; at < end; at++) doneBytes += sizes[at];
         return `moved what was live in ${moved} segments`;
       });
@@ -228,8 +230,8 @@ export class Reclaimer {
 
   #state(): string {
     const { total: { storedBytes, liveBytes }, segments } = this.#contents.map;
-    const dead = this.dead().length;
-    return `${segments.size} segments hold ${storedBytes} bytes, ${liveBytes} of them live; ${dead} are dead`;
+    return `${segments.size} segments hold ${storedBytes} bytes, ${liveBytes} of them live; ` +
+      `${segments.dead.segments} are dead`;
   }
 
   /** What there is beyond `share` of the live bytes, and beyond that share of the segments there should be. */
@@ -249,35 +251,32 @@ export class Reclaimer {
 
   /** Has what is dead given back, if that is worth a checkpoint, and moves some of the rest. Returns what it did, if anything. */
   async #round(excess: Excess): Promise<string | undefined> {
-    const { dead, movable } = this.#survey(excess.bytes > 0);
-    const bytesMin = Math.min(excess.bytes / 2, this.#contents.map.total.liveBytes / 8);
-    const isWorthIt = (excess.bytes > 0 && dead.bytes >= bytesMin) ||
+    const { dead, total } = this.#contents.map.segments;
+    const bytesMin = Math.min(excess.bytes / 2, total.liveBytes / 8);
+    const isWorthIt = (excess.bytes > 0 && dead.storedBytes >= bytesMin) ||
       (excess.segments > 0 && dead.segments >= excess.segments / 2);
     if (isWorthIt) {
       this.#checkpointing ??= this.#checkpoint().finally(() => this.#checkpointing = null);
     }
-    if (excess.bytes > dead.bytes || excess.segments > dead.segments) {
-      const moved = await this.#move(movable);
+    if (excess.bytes > dead.storedBytes || excess.segments > dead.segments) {
+      const moved = await this.#move(
+        this.#movable(excess.bytes > 0, RECLAIM_ROUND_SEGMENTS_MAX),
+      );
       if (moved > 0) return `moved what was live in ${moved} segments`;
     }
     return await this.#checkpointing ? "deleted what was dead" : undefined;
   }
 
-  /** What is dead, and the segments that are not, those first that give most for the least to move. */
-  #survey(isForBytes: boolean): { dead: Excess; movable: number[] } {
-    const dead = { bytes: 0, segments: 0 };
-    const ranked: [seq: number, share: number][] = [];
-    for (const [seq, { storedBytes, liveBytes }] of this.#contents.map.segments) {
-      if (liveBytes === 0) {
-        dead.bytes += storedBytes;
-        dead.segments++;
-      } else if (!this.#fixed.has(seq)) {
-        const share = liveBytes / (isForBytes ? storedBytes : SEGMENT_DATA_BYTES_MAX);
-        if (share < RECLAIM_LIVE_SHARE_MAX) ranked.push([seq, share]);
-      }
-    }
-    ranked.sort((a, b) => a[1] - b[1]);
-    return { dead, movable: ranked.map(([seq]) => seq) };
+  /** Up to `countMax` segments, those first that give most for the least to move. */
+  #movable(isForBytes: boolean, countMax: number): number[] {
+    return this.#contents.map.segments.cheapest(
+      countMax,
+      RECLAIM_LIVE_SHARE_MAX,
+      (storedBytes, liveBytes, seq) =>
+        this.#fixed.has(seq)
+          ? Infinity
+          : liveBytes / (isForBytes ? storedBytes : SEGMENT_DATA_BYTES_MAX),
+    );
   }
 
   /** False if there is no checkpoint. */
@@ -295,9 +294,7 @@ export class Reclaimer {
     const { map } = this.#contents;
     let bytes = 0;
     let count = 0;
-    while (
-      count < Math.min(seqs.length, RECLAIM_ROUND_SEGMENTS_MAX) && bytes < RECLAIM_ROUND_BYTES
-    ) {
+    while (count < seqs.length && bytes < RECLAIM_ROUND_BYTES) {
       bytes += map.segments.get(seqs[count++])?.liveBytes ?? 0; // or deleted since it was ranked
     }
     if (count === 0) return 0;

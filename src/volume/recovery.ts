@@ -225,6 +225,7 @@ class LogReader {
     for (const { seq, objectBytes, records } of this.#unfinished) {
       this.map.apply(seq, objectBytes, records);
     }
+    this.map.settle(Infinity);
     this.#unfinished = [];
   }
 

@@ -10,7 +10,7 @@
  * every verb throws, and `onFailure` is told once.
  */
 import type { Bucket } from "../bucket/bucket.ts";
-import type { Chance, Clock } from "../clock.ts";
+import { type Chance, type Clock, sleep } from "../clock.ts";
 import { FencedError, messageOf, UsageError } from "../errors.ts";
 import {
   BLOCK_BYTES,
@@ -19,6 +19,7 @@ import {
   IDLE_SEGMENTS_MAX,
   RECLAIM_BYTES_MIN,
   SEGMENT_DATA_BYTES_MAX,
+  SETTLE_TURN_PAGES,
   STRIPE_BYTES_DEFAULT,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
@@ -123,6 +124,9 @@ export class Volume implements BlockDevice {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #onFailure: (error: Error) => void;
+  /** Resolves when all else that can be done has had its turn. */
+  readonly #pause = () => sleep(this.#clock, 0);
+  #isSettling = false;
   #checkpointing: Promise<boolean> | null = null;
   #checkpoints = 0;
   /** Requests of clients so far. */
@@ -220,7 +224,13 @@ export class Volume implements BlockDevice {
     this.#read = new ReadPath(contents, fetcher, this.sizeBytes, options.readaheadBytes);
     this.#write = new WritePath(contents, fetcher, order, () => flush.changed());
     this.#trim = new TrimPath(contents, fetcher, order, this.#write);
-    this.#checkpointer = new Checkpointer(bucket, map, writer.epoch, recovered.checkpoint);
+    this.#checkpointer = new Checkpointer(
+      bucket,
+      map,
+      writer.epoch,
+      recovered.checkpoint,
+      this.#pause,
+    );
     this.#reclaimer = new Reclaimer(contents, fetcher, flush, bucket, logger, {
       garbageBytesMin,
       checkpoint: () => this.#checkpoint(),
@@ -359,7 +369,7 @@ export class Volume implements BlockDevice {
 
   #committed(): void {
     this.#onProgress(this.unstoredBytes);
-    this.#reclaimer.consider();
+    if (!this.#isSettling) this.#settle(); // and considers to reclaim
     const due = this.#flush.committedSeq - this.#checkpointer.newestSeq >= CHECKPOINT_SEGMENTS;
     if (due) {
       this.#checkpoint();
@@ -371,6 +381,14 @@ export class Volume implements BlockDevice {
     }
   }
 
+  /** Takes what was trimmed from the live bytes of segments, a few milliseconds a turn. */
+  async #settle(): Promise<void> {
+    this.#isSettling = true;
+    while (this.#contents.map.settle(SETTLE_TURN_PAGES)) await this.#pause();
+    this.#isSettling = false;
+    this.#reclaimer.consider();
+  }
+
   /** Stores a checkpoint, or waits for the one under way; false if there is none of this seq then. */
   #checkpoint(): Promise<boolean> {
     this.#checkpointing ??= this.#storeCheckpoint().finally(() => this.#checkpointing = null);
@@ -378,6 +396,7 @@ export class Volume implements BlockDevice {
   }
 
   async #storeCheckpoint(): Promise<boolean> {
+    while (this.#contents.map.settle(SETTLE_TURN_PAGES)) await this.#pause();
     const seq = this.#flush.committedSeq;
     if (this.#contents.failure || seq === this.#checkpointer.newestSeq) return false;
     this.#cancelCheckpointTimer?.();

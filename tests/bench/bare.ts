@@ -5,7 +5,7 @@
 import process from "node:process";
 import { S3Bucket } from "../../src/bucket/s3_bucket.ts";
 import { systemClock } from "../../src/clock.ts";
-import { DOWNLOADS_MAX, GET_BYTES_MAX, KIB, MIB } from "../../src/limits.ts";
+import { DOWNLOADS_MAX, GET_BYTES_MAX, GIB, KIB, MIB } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import { FLUSHED_BYTES } from "./paced_flush.ts";
 
@@ -23,9 +23,9 @@ export const BARE_BUCKET = "bare";
 const SEGMENT_BYTES = 8 * MIB;
 const OBJECTS = 8;
 
-/** Requests of so many bytes, so many at once, and what of it is of interest. */
+/** Requests of so many bytes, so many at once, as many as the drive makes by itself, and what of it is of interest. */
 export const BARE_WORKS = {
-  "put-8m": { bytes: SEGMENT_BYTES, atOnce: 8, figure: "MB/s" },
+  "put-8m": { bytes: SEGMENT_BYTES, atOnce: 4, figure: "MB/s" },
   "put-512k": { bytes: FLUSHED_BYTES, atOnce: 1, figure: "ms" },
   "put-4k": { bytes: 4 * KIB, atOnce: 1, figure: "ms" },
   "get-2m": { bytes: GET_BYTES_MAX, atOnce: 8, figure: "MB/s" },
@@ -49,22 +49,24 @@ async function measure(endpoint: string, work: BareWork, secondsMax: number): Pr
   for (let at = 0; at < bytes; at += 65536) crypto.getRandomValues(data.subarray(at, at + 65536));
   const isPut = work.startsWith("put");
   const request = async (number: number) => {
-    if (isPut) return await bucket.put(`${number % OBJECTS}`, data);
+    if (isPut) return await bucket.put(`${number}`, data, { ifAbsent: true });
     const offset = (number * 7919 * bytes) % (SEGMENT_BYTES - bytes + 1);
     return await bucket.get(`${number % OBJECTS}`, { offset, length: bytes });
   };
-  // what is read, and connections
+  // what is read, and connections; what is put is new, as segments are, and a GiB of it, as the drive is given
+  const requestsMax = isPut ? GIB / bytes : Infinity;
+  let made = 0;
   const segment = new Uint8Array(isPut ? 0 : SEGMENT_BYTES);
   for (let number = 0; number < OBJECTS && !isPut; number++) await bucket.put(`${number}`, segment);
-  await Promise.all(Array.from({ length: atOnce }, (_, number) => request(number)));
+  await Promise.all(Array.from({ length: atOnce }, () => request(made++)));
   const before = process.cpuUsage();
   const begin = performance.now();
   const elapsed = () => (performance.now() - begin) / 1000;
   const tookMs: number[] = [];
   const one = async () => {
-    while (elapsed() < secondsMax) {
+    while (elapsed() < secondsMax && made < requestsMax) {
       const begunMs = performance.now();
-      await request(tookMs.length);
+      await request(made++);
       tookMs.push(performance.now() - begunMs);
     }
   };

@@ -4,12 +4,12 @@ import { Scratch } from "../support/scratch.ts";
 import { median, runFio } from "./fio.ts";
 import { fill, SET_BYTES } from "./hot.ts";
 import type { Row } from "./table.ts";
-import { processorSeconds } from "./usage.ts";
+import { threadSeconds } from "./usage.ts";
 
 const PROGRAM = new URL("counting_server.ts", import.meta.url).pathname;
 const KINDS = ["counted", "uncounted"] as const;
-const ROUNDS = 15;
-const SECONDS = 3;
+const ROUNDS = 40;
+const SECONDS = 1;
 const SHARE_MAX = 0.02;
 
 interface Server extends AsyncDisposable {
@@ -32,12 +32,12 @@ export async function benchCounting(): Promise<Row[]> {
       // each is first as often as the other
       for (const kind of round % 2 === 0 ? KINDS : KINDS.toReversed()) {
         const { uri, pid } = servers[kind];
-        const before = processorSeconds(pid);
+        const before = threadSeconds(pid);
         const { requests, seconds } = await runFio(uri, [
           ...["rw=randread", "bs=4k", `iodepth=${depth}`, `size=${SET_BYTES}`, "time_based=1"],
           ...["norandommap=1", `runtime=${SECONDS}`],
         ]);
-        cost[kind] = (processorSeconds(pid) - before) / requests;
+        cost[kind] = (threadSeconds(pid) - before) / requests;
         rate[kind] = requests / seconds;
       }
       if (round === 0) continue; // compiles

@@ -9,7 +9,7 @@ import { GIB } from "../../src/limits.ts";
 import { run, within } from "../support/programs.ts";
 import type { Counts } from "../support/memory_s3.ts";
 import { type MemoryS3, startMemoryS3 } from "../support/start_memory_s3.ts";
-import { type Bare, BARE_WORKS, type BareWork } from "./bare.ts";
+import { type Bare, BARE_BUCKET, BARE_WORKS, type BareWork } from "./bare.ts";
 import {
   BLOCK_BYTES_DEFAULT,
   type Contender,
@@ -138,6 +138,7 @@ export class Peers implements AsyncDisposable {
         new URL("bare.ts", import.meta.url).pathname,
         ...[this.#s3.endpoint, work, `${options.secondsMax}`],
       ], { deadlineS: options.secondsMax + options.deadlineS });
+      await this.#s3.forget(BARE_BUCKET);
       return roundOf(JSON.parse(printed) as Bare);
     };
     return { result: { work, what, figure, contender: BARE, rounds: [] }, measureRound };
@@ -175,7 +176,7 @@ export class Peers implements AsyncDisposable {
     try {
       return await within(limitS, work.what, performing);
     } catch (error) {
-      await started.stop();
+      await started.stop().catch(() => {});
       await within(limitS, "its end", performing).catch(() => {});
       throw error;
     }

@@ -25,6 +25,7 @@ import { benchReplay } from "./replay.ts";
 import { comparison, DURABLE } from "./report.ts";
 import { KeptResults, README_LATENCY_MS, writeReport } from "./results.ts";
 import { endChildrenWithUs } from "./server_process.ts";
+import { benchScale } from "./scale.ts";
 import { benchStored } from "./stored.ts";
 import { markdown, type Row } from "./table.ts";
 import { rowsOf } from "./targets.ts";
@@ -41,6 +42,7 @@ const PARTS: Record<string, () => Promise<Row[]>> = {
   opening: benchOpening,
   replay: benchReplay,
   reclaim: benchReclaim,
+  scale: benchScale,
   peers: () => benchPeers([]),
 };
 

@@ -11,6 +11,15 @@ export function processorSeconds(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
 }
 
+/** The same to the nanosecond, of the threads there are now: the difference of two calls is what those have used. */
+export function threadSeconds(pid: number): number {
+  const threads = [...Deno.readDirSync(`/proc/${pid}/task`)];
+  const nanoseconds = threads.map(({ name }) =>
+    Number(Deno.readTextFileSync(`/proc/${pid}/task/${name}/schedstat`).split(" ")[0])
+  );
+  return nanoseconds.reduce((sum, each) => sum + each, 0) / 1e9;
+}
+
 /** Resident memory at its highest so far, in bytes. */
 export function peakMemoryBytes(pid: number): number {
   const status = Deno.readTextFileSync(`/proc/${pid}/status`);

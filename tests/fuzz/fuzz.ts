@@ -12,9 +12,10 @@ import type { Clock } from "../../src/clock.ts";
 import { silentLogger } from "../../src/logger.ts";
 import { NBD_CMD_READ, NBD_CMD_WRITE } from "../../src/nbd/constants.ts";
 import { NbdServer } from "../../src/nbd/server.ts";
+import type { Socket } from "../../src/nbd/socket.ts";
 import type { Extent } from "../../src/volume/block_device.ts";
 import { settle } from "../support/manual_clock.ts";
-import { type MemoryConn, MemoryListener } from "../support/memory_conn.ts";
+import { DirectMemoryConn, type MemoryConn, MemoryListener } from "../support/memory_conn.ts";
 import { MemoryDevice, type Verb } from "../support/memory_device.ts";
 import { Seed } from "../simulation/seed.ts";
 import { Client } from "../unit/nbd/session.ts";
@@ -165,11 +166,19 @@ class Life {
       exportName: this.disk.name,
       description: "a disk among ill clients",
       readOnly: this.disk.readOnly,
+      open: (conn) => this.#open(conn as unknown as MemoryConn),
       clock: this.#clock,
       logger: silentLogger,
     });
     this.#server.serve(this.#listener as unknown as Deno.Listener);
     this.#witness = new Client(this.#listener.connect() as unknown as Deno.Conn);
+  }
+
+  /** Every other connection can be read and written at once too, now and then in part. */
+  #open(conn: MemoryConn): Socket {
+    if (this.seed.chance(0.5)) return conn;
+    const most = () => this.seed.chance(0.3) ? this.seed.below(50_000) : Infinity;
+    return new DirectMemoryConn(conn, most);
   }
 
   async begin(): Promise<void> {

@@ -109,6 +109,22 @@ export class MemoryConn implements Pick<Deno.Conn, "read" | "write" | "closeWrit
     return count;
   }
 
+  /** What can be read without waiting; 0 at the end and on failure too. */
+  readNow(target: Uint8Array): number {
+    const count = this.#closed ? 0 : this.incoming.take(target);
+    if (count > 0) this.incoming.changed();
+    return count;
+  }
+
+  /** Likewise. */
+  writeNow(bytes: Uint8Array): number {
+    const { outgoing } = this;
+    if (this.#closed || outgoing.isBroken || !outgoing.isWritable) return 0;
+    const count = outgoing.push(bytes);
+    outgoing.changed();
+    return count;
+  }
+
   closeWrite(): Promise<void> {
     this.outgoing.end();
     return Promise.resolve();
@@ -123,6 +139,48 @@ export class MemoryConn implements Pick<Deno.Conn, "read" | "write" | "closeWrit
     this.incoming.break();
     if (isReset) this.outgoing.break();
     this.outgoing.end();
+  }
+}
+
+/** One that is also read and written at once, each time as much as `bytesMax` says. */
+export class DirectMemoryConn {
+  constructor(private readonly conn: MemoryConn, private readonly bytesMax: () => number) {}
+
+  sendNow(parts: readonly Uint8Array[]): number {
+    return this.#move(parts, (part) => this.conn.writeNow(part));
+  }
+
+  receiveNow(parts: readonly Uint8Array[]): number {
+    return this.#move(parts, (part) => this.conn.readNow(part));
+  }
+
+  #move(parts: readonly Uint8Array[], move: (part: Uint8Array) => number): number {
+    let left = this.bytesMax();
+    let moved = 0;
+    for (const part of parts) {
+      const piece = part.subarray(0, left);
+      const count = piece.length === 0 ? 0 : move(piece);
+      moved += count;
+      left -= count;
+      if (count < part.length) break;
+    }
+    return moved;
+  }
+
+  read(bytes: Uint8Array): Promise<number | null> {
+    return this.conn.read(bytes);
+  }
+
+  write(bytes: Uint8Array): Promise<number> {
+    return this.conn.write(bytes);
+  }
+
+  closeWrite(): Promise<void> {
+    return this.conn.closeWrite();
+  }
+
+  close(): void {
+    this.conn.close();
   }
 }
 

@@ -169,6 +169,8 @@ Deno.test("install.sh on Debian with systemd, without a network and without nbd-
     await guest.run(
       "systemctl is-active elasticdrive@second elasticdrive-attach@second 'mnt-second.mount'",
     );
+    const status = "status: http://127.0.0.1:9997/";
+    await guest.run(`journalctl -o cat -u elasticdrive@second | grep -F '${status}'`);
     const { code, stdout } = await guest.try(`${PACKAGE}/install.sh ${second} --device /dev/nbd0`);
     assertEquals(code, 1, stdout);
     assertMatch(

@@ -50,6 +50,55 @@ Deno.test("replies leave in the order in which they were added, small ones and l
   }
 });
 
+/** A socket that takes at once, or else after a wait, as much as it is told. */
+class PortionedSocket {
+  readonly taken: number[] = [];
+  constructor(readonly portions: number[]) {}
+
+  sendNow(parts: readonly Uint8Array[]): number {
+    let left = this.portions.shift() ?? 0;
+    const before = this.taken.length;
+    for (const part of parts) {
+      for (const byte of part.subarray(0, left)) this.taken.push(byte);
+      left -= Math.min(left, part.length);
+    }
+    return this.taken.length - before;
+  }
+
+  async write(bytes: Uint8Array): Promise<number> {
+    await Promise.resolve();
+    const count = Math.min(bytes.length, this.portions.shift() || 1);
+    for (const byte of bytes.subarray(0, count)) this.taken.push(byte);
+    return count;
+  }
+}
+
+Deno.test("a reply sent from elsewhere leaves whole, between those before and after it, in whatever portions", async () => {
+  // behind two replies of 20 bytes: a head of 10, and 30 lent in parts of 12, 0 and 18
+  for (let first = 0; first <= 80; first++) {
+    for (const second of [0, 1, 17, 100]) {
+      const socket = new PortionedSocket([first, second, 5]);
+      const queue = new ReplyQueue(socket as unknown as Deno.Conn, () => {});
+      const gone: number[] = [];
+      const number = (from: number, length: number) =>
+        Uint8Array.from({ length }, (_, index) => from + index);
+      queue.tryAdd(number(0, 20));
+      queue.tryAdd(number(20, 20));
+      const at = queue.reserve(40);
+      queue.bytes.set(number(40, 10), at);
+      const lent = number(50, 30);
+      assertEquals(queue.sendsNow, true);
+      queue.sendFrom([lent.subarray(0, 12), lent.subarray(12, 12), lent.subarray(12)], 30);
+      lent.fill(0xff); // it was lent for the call only
+      queue.add(number(80, 10), () => gone.push(1));
+      queue.add(number(90, 10), () => gone.push(2));
+      await queue.idle();
+      assertEquals(socket.taken, [...number(0, 100)], `${first}, ${second}`);
+      assertEquals(gone, [1, 2]);
+    }
+  }
+});
+
 Deno.test("a large reply gets its turn however many small ones keep coming", async () => {
   const socket = new SlowSocket();
   const queue = new ReplyQueue(socket as unknown as Deno.Conn, () => {});

@@ -5,6 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { type Clock, systemClock } from "../../../src/clock.ts";
+import { directSockets } from "../../../src/linux/direct_socket.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
 import { encodeGreeting } from "../../../src/nbd/codec.ts";
 import {
@@ -44,6 +45,9 @@ export async function until(state: () => boolean, what: string): Promise<void> {
   }
 }
 
+/** As the program does it; found once, since tests watch what they open. */
+const openDirectly = directSockets();
+
 export interface Served {
   device: MemoryDevice;
   server: NbdServer;
@@ -76,6 +80,7 @@ export async function serving(
     exportName: "disk",
     description: "a disk for tests",
     readOnly,
+    open: openDirectly,
     counts,
     clock,
     logger,

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { STATUS_ANSWER_BYTES_MAX } from "../../../src/limits.ts";
 import { metricsOf } from "../../../src/status/metrics.ts";
 import { statusOf } from "../../../src/status/status.ts";
 import { blocks } from "../volume/open_volume.ts";
@@ -31,7 +32,7 @@ Deno.test("every metric has its help, its type and its samples, and no other is 
   };
   const drive = await testDrive({}, [client, { ...client, inFlight: 4 }]);
   const text = metricsOf(statusOf(drive));
-  assert(text.endsWith("\n"));
+  assert(text.endsWith("\n") && text.length < STATUS_ANSWER_BYTES_MAX);
   const lines = text.trimEnd().split("\n");
   const names: string[] = [];
   let type = "";

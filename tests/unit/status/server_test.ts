@@ -1,6 +1,10 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { UsageError } from "../../../src/errors.ts";
-import { STATUS_CONNECTIONS_MAX, STATUS_REQUEST_MS_MAX } from "../../../src/limits.ts";
+import {
+  STATUS_ANSWER_BYTES_MAX,
+  STATUS_CONNECTIONS_MAX,
+  STATUS_REQUEST_MS_MAX,
+} from "../../../src/limits.ts";
 import { silentLogger } from "../../../src/logger.ts";
 import type { StatusReport } from "../../../src/status/report.ts";
 import { StatusServer } from "../../../src/status/server.ts";
@@ -61,6 +65,7 @@ Deno.test("the page and the report are not kept, not taken for something else, a
   assertMatch(page, /^HTTP\/1\.1 200 OK\r\n[^]*content-type: text\/html; charset=utf-8\r\n/);
   assertStringIncludes(page, "\r\n\r\n<!doctype html>");
   assertMatch(json, /content-type: application\/json\r\n[^]*\r\n\r\n\{"trouble":null\}$/);
+  assert(page.length <= STATUS_ANSWER_BYTES_MAX);
   for (const answer of [page, json]) {
     assertStringIncludes(answer, "cache-control: no-store\r\n");
     assertStringIncludes(answer, "x-content-type-options: nosniff\r\n");

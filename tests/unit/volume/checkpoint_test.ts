@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { DamageError, UnavailableError } from "../../../src/errors.ts";
-import { MAP_PAGE_STRIPES } from "../../../src/limits.ts";
+import { CHECKPOINT_TURN_PAGES, MAP_PAGE_STRIPES } from "../../../src/limits.ts";
 import {
   Checkpointer,
   checkpointKey,
@@ -12,6 +12,8 @@ import { StripeMap } from "../../../src/volume/stripe_map.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 
 const BLOCKS = 4;
+
+const noPause = () => Promise.resolve();
 
 /** A record of `count` blocks of the stripe from its block `first` on. */
 function data(stripe: number, first = 0, count = BLOCKS): SegmentRecord {
@@ -46,7 +48,7 @@ function mapAndCheckpointer() {
   const bucket = new MemoryBucket();
   const map = new StripeMap(BLOCKS);
   map.apply(1, 100_000, [data(0), data(1), data(MAP_PAGE_STRIPES)]);
-  return { bucket, map, checkpointer: new Checkpointer(bucket, map, 3, null) };
+  return { bucket, map, checkpointer: new Checkpointer(bucket, map, 3, null, noPause) };
 }
 
 Deno.test("a checkpoint brings back bases, patches and the live bytes of every segment", async () => {
@@ -77,7 +79,7 @@ Deno.test("a checkpoint holds the map of its own moment, whatever changes while 
   assertEquals(loaded.base(0)!.seq, 1);
   assertEquals(loaded.base(MAP_PAGE_STRIPES)!.seq, 1);
   assertEquals(loaded.base(5), null);
-  assertEquals([...loaded.segments.keys()], [1]);
+  assertEquals([...loaded.segments].map(([seq]) => seq), [1]);
 });
 
 Deno.test("a checkpoint of many objects holds the map of one moment, first to last", async () => {
@@ -89,7 +91,7 @@ Deno.test("a checkpoint of many objects holds the map of one moment, first to la
     const first = page * MAP_PAGE_STRIPES;
     map.apply(2 + page, 1e8, Array.from({ length: MAP_PAGE_STRIPES }, (_, at) => data(first + at)));
   }
-  const checkpointer = new Checkpointer(bucket, map, 1, null);
+  const checkpointer = new Checkpointer(bucket, map, 1, null, noPause);
   bucket.hold("put");
   const stored = checkpointer.store(pages + 1);
   await bucket.untilHeld(1);
@@ -102,6 +104,43 @@ Deno.test("a checkpoint of many objects holds the map of one moment, first to la
   const { map: next } = await load(bucket, pages + 2);
   const seqs = [0, 1, last - 1, last].map((stripe) => next.base(stripe)!.seq);
   assertEquals(seqs, [pages + 2, 2, pages + 1, pages + 2]);
+});
+
+Deno.test("a checkpoint of many pages pauses again and again, and holds the map of its own moment all the same", async () => {
+  const bucket = new MemoryBucket();
+  const map = new StripeMap(BLOCKS);
+  const pages = 5 * CHECKPOINT_TURN_PAGES;
+  const everywhere = Array.from({ length: pages }, (_, page) => page * MAP_PAGE_STRIPES);
+  map.apply(1, 1e8, everywhere.map((stripe) => data(stripe)));
+  map.apply(2, 1e8, everywhere.map((stripe) => data(stripe, 1, 2)));
+  const before = everywhere.map((stripe) => [map.base(stripe), map.patches(stripe)]);
+  const segments = [...map.segments];
+  let seq = 2;
+  let pauses = 0;
+  const pause = () => {
+    pauses++;
+    // the first half of the pages changes, the second is taken out, and comes back
+    map.apply(++seq, 1e8, everywhere.slice(0, pages / 2).map((stripe) => data(stripe + pauses)));
+    map.apply(++seq, 1e8, [zeroes(0, 2 * BLOCKS), data(300)]);
+    const half = everywhere[pages / 2] * BLOCKS;
+    map.apply(++seq, 100, [zeroes(half, half)]);
+    map.apply(++seq, 1e8, everywhere.slice(pages / 2).map((stripe) => data(stripe + 2)));
+    map.settle(Infinity);
+    map.segments.delete(seq - 1);
+    map.checkInvariants();
+    return Promise.resolve();
+  };
+  const checkpointer = new Checkpointer(bucket, map, 1, null, pause);
+  await checkpointer.store(2);
+  assertEquals(pauses, 5);
+  const { map: loaded } = await load(bucket, 2);
+  assertEquals(everywhere.map((stripe) => [loaded.base(stripe), loaded.patches(stripe)]), before);
+  assertEquals([...loaded.segments], segments);
+  const now = [...map.segments];
+  const last = seq;
+  await checkpointer.store(last);
+  const { map: next } = await load(bucket, last);
+  assertEquals([...next.segments], now);
 });
 
 Deno.test("what changed while a checkpoint was stored is in the next one", async () => {
@@ -186,7 +225,7 @@ Deno.test("an older writer that cleans up takes nothing from the checkpoint of i
   await old.store(2);
   const { map: heirsMap, checkpoint } = await load(bucket, 2);
   heirsMap.apply(10, 100, []);
-  const heir = new Checkpointer(bucket, heirsMap, 4, checkpoint);
+  const heir = new Checkpointer(bucket, heirsMap, 4, checkpoint, noPause);
   await heir.store(10);
   for (let seq = 3; seq < 9; seq++) {
     map.apply(seq, 100, [data(seq), data(MAP_PAGE_STRIPES)]);

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FencedError, TimeoutError } from "../../../src/errors.ts";
-import { BLOCK_BYTES, MIB } from "../../../src/limits.ts";
+import { BLOCK_BYTES, MIB, SEAL_STRIPES_MAX } from "../../../src/limits.ts";
 import { settle } from "../../support/manual_clock.ts";
 import {
   blocks,
@@ -235,4 +235,20 @@ Deno.test("a writer that was fenced answers no flush, and refuses everything fro
   await assertRejects(() => volume.close(), FencedError);
   assertEquals(await firstBytes(next, 0, 1), [1]);
   next.abandon();
+});
+
+Deno.test("stripes that have something dirty are sealed before they are too many for one turn, however large the cache", async () => {
+  const { volume, bucket } = await openVolume({
+    cacheStripes: 5 * SEAL_STRIPES_MAX,
+    volumeBytes: 2 * SEAL_STRIPES_MAX * STRIPE_BYTES,
+  });
+  for (let stripe = 1; stripe < SEAL_STRIPES_MAX; stripe++) {
+    volume.write(stripe * STRIPE_BYTES, blocks(1, 1));
+  }
+  await settle();
+  assertEquals(logKeys(bucket).length, 1, "the claim");
+  volume.write(0, blocks(1, 1));
+  await settle();
+  assert(logKeys(bucket).length > 1);
+  await volume.close();
 });

@@ -1,4 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
+import { MIB } from "../../../src/limits.ts";
 import { settle } from "../../support/manual_clock.ts";
 import {
   blocks,
@@ -84,4 +85,25 @@ Deno.test("streams that end early are read ahead of less and less, and those tha
   await shortRuns(8); // until the long ones count as ended
   assert(await shortRuns(8) > 2.5);
   opened.volume.abandon();
+});
+
+Deno.test("a stream has its whole window under way but for a GET's worth, in GETs of 2 MiB", async () => {
+  const window = 16 * MIB;
+  const shape = { stripeBytes: 64 * KIB, volumeBytes: 64 * MIB, readaheadBytes: window };
+  const before = await openVolume({ ...shape, cacheStripes: 2048 });
+  for (let at = 0; at < 64; at++) before.volume.write(at * MIB, blocks(256, at + 1));
+  await before.volume.flush();
+  const { volume, bucket } = await reopenAfterCrash(before, { ...shape, cacheStripes: 1024 });
+  const { get } = bucket.counts;
+  get.bytes = get.requests = 0;
+  for (let at = 0; at < 40 * MIB; at += 64 * KIB) {
+    await volume.read(at, new Uint8Array(64 * KIB));
+    await settle();
+    const aheadBytes = get.bytes - at - 64 * KIB;
+    if (at > window) assert(aheadBytes > window - 3 * MIB, `${aheadBytes} bytes ahead of ${at}`);
+    if (at === window) get.requests = 0;
+  }
+  // 24 MiB: 12, and as many segments in which one of them ends
+  assert(get.requests <= 16, `${get.requests} GETs`);
+  volume.abandon();
 });

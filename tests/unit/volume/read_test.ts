@@ -38,6 +38,23 @@ Deno.test("what is cached is read in the same turn, dirty, on its way or stored"
   volume.abandon();
 });
 
+Deno.test("what is cached is lent where it lies, over stripes, and not at all if a block of it is missing", async () => {
+  const { volume } = await openStored();
+  volume.write(STRIPE_BYTES - 2 * BLOCK_BYTES, blocks(4, 77));
+  const [offset, length] = [STRIPE_BYTES - 2 * BLOCK_BYTES, 4 * BLOCK_BYTES];
+  const lent = volume.lend(offset + 1, length - 2)!;
+  assertEquals(lent.map((part) => part.length), [2 * BLOCK_BYTES - 1, 2 * BLOCK_BYTES - 1]);
+  assert(lent.every((part) => part.every((byte) => byte === 77)));
+  assertEquals(volume.lend(offset - 1, length), undefined);
+  assertEquals(volume.lend(offset + 1, length), undefined);
+  // what reads as zeroes lies nowhere
+  assertEquals(volume.lend(50 * STRIPE_BYTES, STRIPE_BYTES), undefined);
+  await firstBytes(volume, 2 * 4, 1);
+  assertEquals(volume.lend(2 * STRIPE_BYTES, STRIPE_BYTES)?.[0][0], 3);
+  volume.abandon();
+  assertEquals(volume.lend(2 * STRIPE_BYTES, STRIPE_BYTES), undefined);
+});
+
 Deno.test("a read longer than the cache brings every byte", async () => {
   const { volume } = await openStored();
   const bytes = await readBytes(volume, 5, 40 * STRIPE_BYTES - 10);

@@ -191,9 +191,10 @@ async function withCheckpoints() {
     map.segments.delete(end + 1);
     return map;
   };
-  await new Checkpointer(bucket, await until(2), 1, null).store(2);
+  const noPause = () => Promise.resolve();
+  await new Checkpointer(bucket, await until(2), 1, null, noPause).store(2);
   const older = { seq: 2, epoch: 1, packs: new Set(["map/0000000002/0000"]) };
-  await new Checkpointer(bucket, await until(4), 1, older).store(4);
+  await new Checkpointer(bucket, await until(4), 1, older, noPause).store(4);
   bucket.counts.get.requests = 0;
   return bucket;
 }

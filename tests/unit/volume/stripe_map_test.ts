@@ -64,6 +64,7 @@ Deno.test("the newest record over a block has it, as in a plain table of blocks"
       map.apply(2 ** 32 * (seq & 1) + seq, 1_000_000, records);
       for (const record of records) applyToModel(model, 2 ** 32 * (seq & 1) + seq, record);
       map.checkInvariants();
+      if (seed.chance(0.3)) map.settle(1);
       for (const stripe of STRIPES) {
         for (let block = 0; block < BLOCKS; block++) {
           const owner = model.get(stripe * BLOCKS + block);
@@ -85,7 +86,7 @@ Deno.test("a segment's live bytes are those that are still read from it", () => 
     offset: 100,
     storedBytes: blockCount * 4096,
   });
-  const live = () => [...map.segments.values()].map((use) => use.liveBytes);
+  const live = () => [...map.segments].map(([, use]) => use.liveBytes);
   map.apply(1, 50_000, [data(0, 0, 4), data(1, 0, 4)]);
   assertEquals(live(), [2 * whole]);
   map.apply(2, 50_000, [data(0, 1, 1)]);
@@ -136,5 +137,32 @@ Deno.test("zeroes over a whole disk of a pebibyte are applied at once", () => {
     storedBytes: 0,
   }]);
   assertEquals(map.isMapped(2 ** 37), false);
-  assertEquals(map.pages.size, 1);
+  assertEquals(map.pages.size, 0);
+});
+
+Deno.test("zeroes over many pages are read at once, and leave the live bytes some pages a turn", () => {
+  const map = new StripeMap(BLOCKS);
+  const whole = 4 * 4096 + RECORD_PREFIX_BYTES;
+  for (let page = 0; page < 5; page++) {
+    const firstBlock = (page * MAP_PAGE_STRIPES + 7) * BLOCKS;
+    const place = { offset: 100, storedBytes: 4 * 4096 };
+    map.apply(1 + page, 50_000, [{ kind: RECORD_DATA, firstBlock, blockCount: BLOCKS, ...place }]);
+  }
+  map.apply(6, 100, [{
+    kind: RECORD_ZEROES,
+    firstBlock: 0,
+    blockCount: 4 * MAP_PAGE_STRIPES * BLOCKS,
+    offset: 0,
+    storedBytes: 0,
+  }]);
+  const mapped = () => [0, 1, 2, 3, 4].map((page) => map.isMapped(page * MAP_PAGE_STRIPES + 7));
+  assertEquals(mapped(), [false, false, false, false, true]);
+  const live: number[] = [map.total.liveBytes / whole];
+  for (let goesOn = true; goesOn;) {
+    goesOn = map.settle(2);
+    map.checkInvariants();
+    live.push(map.total.liveBytes / whole);
+  }
+  assertEquals(live, [5, 3, 1]);
+  assertEquals(map.segments.deadSeqs(), [1, 2, 3, 4, 6]);
 });

@@ -1,9 +1,18 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { DamageError, UsageError } from "../../../src/errors.ts";
-import { BLOCK_BYTES, CHECKPOINT_MS, GIB, MIB, TIB } from "../../../src/limits.ts";
+import {
+  BLOCK_BYTES,
+  CHECKPOINT_MS,
+  GIB,
+  MAP_PAGE_STRIPES,
+  MIB,
+  SETTLE_TURN_PAGES,
+  TIB,
+} from "../../../src/limits.ts";
 import { decodeChecked, encodeChecked } from "../../../src/volume/checked_json.ts";
-import { listCheckpoints } from "../../../src/volume/checkpoint.ts";
+import { listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
 import { volumeMemoryBytesMax } from "../../../src/volume/memory.ts";
+import { StripeMap } from "../../../src/volume/stripe_map.ts";
 import { VOLUME_KEY, type VolumeInfo } from "../../../src/volume/volume_info.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 import {
@@ -237,4 +246,23 @@ Deno.test("the memory a volume may take is stated, and covers its cache and its 
     large - small > 2 * 190 * MIB && large - small < 2 * 260 * MIB,
     `${large - small} for a TiB more`,
   );
+});
+
+Deno.test("the checkpoint behind a trim of many pages says that nothing is live", async () => {
+  const stripeBytes = OPTIONS.stripeBytes!;
+  const pages = 4 * SETTLE_TURN_PAGES;
+  const pageBytes = MAP_PAGE_STRIPES * stripeBytes;
+  const { volume, bucket, clock } = await openVolume({ volumeBytes: pages * pageBytes });
+  for (let page = 0; page < pages; page++) await volume.write(page * pageBytes, blocks(4, 1));
+  await volume.flush();
+  await volume.trim(0, pages * pageBytes);
+  await volume.flush();
+  let isClosed = false;
+  const closed = volume.close().finally(() => isClosed = true);
+  while (!isClosed) await clock.advance(1);
+  await closed;
+  const map = new StripeMap(stripeBytes / BLOCK_BYTES);
+  await loadCheckpoint(bucket, (await listCheckpoints(bucket))[0], map);
+  map.checkInvariants();
+  assertEquals(map.total.liveBytes, 0);
 });

@@ -1,0 +1,118 @@
+/**
+ * A page of the map: 4,096 stripes, each with a base or none, and patches (stripe_map.ts says what they are).
+ *
+ * Bases are 12 bytes in a typed array, 48 KiB a page. The words of a base:
+ *   0: low 32 bits of the seq
+ *   1: offset in the segment (24 bits; a segment is under 16 MiB) and above it bits 32 to 39 of the seq
+ *   2: stored bytes behind the record's prefix; 0 says there is no base
+ *
+ * A checkpoint freezes the page and encodes it turns later. Whoever changes a stripe of a frozen page calls `keep`
+ * first, which costs a copy of 3 KiB at most, so that a commit all over the disk is not held up by the checkpoint.
+ */
+import { MAP_GROUP_STRIPES, MAP_PAGE_STRIPES } from "../limits.ts";
+
+const WORDS = 3;
+const OFFSET_BITS = 24;
+const OFFSET_MASK = 2 ** OFFSET_BITS - 1;
+/** Words that `keep` copies at a time: 256 stripes. */
+const KEPT_WORDS = 256 * WORDS;
+
+/** Where a data record lies. */
+export interface Place {
+  seq: number;
+  /** Of the record's prefix. */
+  offset: number;
+  /** Behind the prefix. */
+  storedBytes: number;
+}
+
+/** A record over a part of a stripe; without a place it is zeroes. */
+export interface Patch {
+  firstBlock: number;
+  blockCount: number;
+  place: Place | null;
+}
+
+export interface PageContents {
+  words: Uint32Array;
+  patches: ReadonlyMap<number, Patch[]>;
+}
+
+export class MapPage {
+  readonly words = new Uint32Array(MAP_PAGE_STRIPES * WORDS);
+  /** By stripe inside the page; oldest first. A list is replaced, and never changed. */
+  readonly patches = new Map<number, Patch[]>();
+  /** How many stripes of each MAP_GROUP_STRIPES have a base or a patch. */
+  readonly mapped = new Uint8Array(MAP_PAGE_STRIPES / MAP_GROUP_STRIPES);
+  /** True if anything changed since the last checkpoint took this page. */
+  changed = true;
+  /** While frozen: what of `words` has changed since, by number of KEPT_WORDS. */
+  #keptWords: Uint32Array[] | null = null;
+  /** `patches` as they were frozen, once anything has changed. */
+  #keptPatches: Map<number, Patch[]> | null = null;
+
+  base(index: number): Place | null {
+    const storedBytes = this.words[index * WORDS + 2];
+    if (storedBytes === 0) return null;
+    const mixed = this.words[index * WORDS + 1];
+    return {
+      seq: this.words[index * WORDS] + (mixed >>> OFFSET_BITS) * 2 ** 32,
+      offset: mixed & OFFSET_MASK,
+      storedBytes,
+    };
+  }
+
+  setBase(index: number, place: Place | null): void {
+    const at = index * WORDS;
+    if (place === null) {
+      this.words.fill(0, at, at + WORDS);
+      return;
+    }
+    this.words[at] = place.seq >>> 0;
+    this.words[at + 1] = place.offset | Math.floor(place.seq / 2 ** 32) << OFFSET_BITS;
+    this.words[at + 2] = place.storedBytes;
+  }
+
+  hasBase(index: number): boolean {
+    return this.words[index * WORDS + 2] !== 0;
+  }
+
+  isMapped(index: number): boolean {
+    return this.hasBase(index) || this.patches.has(index);
+  }
+
+  /** A stripe has become mapped, or is no more. */
+  countMapped(index: number, sign: 1 | -1): void {
+    this.mapped[groupOf(index)] += sign;
+  }
+
+  /** From now on the page is also kept as it is, until `thaw`. */
+  freeze(): void {
+    this.#keptWords = [];
+    this.#keptPatches = null;
+  }
+
+  thaw(): void {
+    this.#keptWords = this.#keptPatches = null;
+  }
+
+  /** To be called before a stripe of the page changes. */
+  keep(index: number): void {
+    if (this.#keptWords === null) return;
+    const part = Math.floor(index * WORDS / KEPT_WORDS);
+    this.#keptWords[part] ??= this.words.slice(part * KEPT_WORDS, (part + 1) * KEPT_WORDS);
+    this.#keptPatches ??= new Map(this.patches);
+  }
+
+  /** Words and patches as they were when the page was frozen; valid within this turn. */
+  frozen(): PageContents {
+    const kept = this.#keptWords ?? [];
+    const words = kept.length === 0 ? this.words : this.words.slice();
+    kept.forEach((part, number) => words.set(part, number * KEPT_WORDS));
+    return { words, patches: this.#keptPatches ?? this.patches };
+  }
+}
+
+export function groupOf(index: number): number {
+  return Math.floor(index / MAP_GROUP_STRIPES);
+}
