@@ -122,9 +122,9 @@ const BUGS: Bug[] = [
   },
   {
     what: "segments are deleted while a little of them is live",
-    file: "reclaim.ts",
-    from: "if (liveBytes === 0) dead.push(seq);",
-    to: "if (liveBytes < 5000) dead.push(seq);",
+    file: "segment_table.ts",
+    from: "if (bytes[2 * row + 1] === 0) dead.push(seqs[row]);",
+    to: "if (bytes[2 * row + 1] < 5000) dead.push(seqs[row]);",
   },
   {
     what: "claims are deleted like any dead segment",
