@@ -276,8 +276,8 @@ export const WATCH_LINES_EVERY_MS = 10_000;
 
 // ---- the log
 
-/** Lines of one kind that are shown before the rest is counted: enough to see what they have in common. */
-export const LOG_FIRST_LINES = 3;
+/** Lines of one kind within a minute before the rest is counted: five outages begin and end at once in the log. */
+export const LOG_FIRST_LINES = 10;
 /** What was counted is said this often. */
 export const LOG_WINDOW_MS = 60_000;
 /** Things that a kind's lines were about and that are not said again; a bad place that is read on and on is one. */

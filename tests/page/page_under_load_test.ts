@@ -71,7 +71,8 @@ testInDirectory({
       assert(/^(now|\d+\ss ago)$/.test(await text(page, "#ago-words")), "no write in a minute");
       await page.keyboard.press("ArrowLeft");
     }
-    assertEquals(complaints.filter((line) => !line.includes("ERR_CONNECTION_REFUSED")), []);
+    // Asked while there was no drive, or one that was opening: the browser notes that by itself.
+    assertEquals(complaints.filter((line) => !line.startsWith("Failed to load resource: ")), []);
     assertEquals(new Set(requests), new Set([url, `${url}status.json`]));
   },
 });
