@@ -88,6 +88,7 @@ async function reclaim(
 ): Promise<Reclaimed | undefined> {
   using progress = await Progress.begin("reclaiming", around);
   const done = volume.reclaim((done, all) => progress.update(done, all));
+  done.catch(() => {}); // once it is interrupted, what closes the volume hears of a failure
   return await Promise.race([done, around.interrupted.then(() => undefined)]);
 }
 
