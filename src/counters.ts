@@ -4,14 +4,14 @@
  */
 
 /** Upper bounds of the buckets, in seconds: from a cached read to an outage. */
-const LATENCY_BOUNDS_S = [
+const LATENCY_BOUNDS_S = Float64Array.of(
   ...[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05],
   ...[0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
-];
+);
 
 /** How many took how long. */
 export class Histogram {
-  readonly bounds: readonly number[] = LATENCY_BOUNDS_S;
+  readonly bounds = LATENCY_BOUNDS_S;
   /** By bucket, not cumulative; the last one is for what took more than every bound. */
   readonly counts = new Float64Array(LATENCY_BOUNDS_S.length + 1);
   /** All of them together. */

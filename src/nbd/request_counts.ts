@@ -67,11 +67,14 @@ export class ConnectionCounts {
   readonly #all: RequestCounts;
   /** When what this turn serves had arrived. */
   #arrivedMs = 0;
-  /** Answered in this turn, by command, and not in `#all` yet. */
-  readonly #requests = new Uint32Array(COMMANDS);
-  readonly #bytes = new Float64Array(COMMANDS);
-  /** A bit for each command there is any of. */
-  #commands = 0;
+  /** Answered in this turn and not in `#all` yet: the last of one command, ... */
+  #type = 0;
+  #requests = 0;
+  #bytes = 0;
+  /** ... and those before them, by command, with a bit for each that there is any of. */
+  readonly #requestsBefore = new Uint32Array(COMMANDS);
+  readonly #bytesBefore = new Float64Array(COMMANDS);
+  #commandsBefore = 0;
 
   constructor(all: RequestCounts) {
     this.#all = all;
@@ -84,30 +87,41 @@ export class ConnectionCounts {
 
   /** A request is answered in this turn. */
   answered({ type, length }: Request): void {
-    this.#requests[type]++;
-    this.#bytes[type] += length;
-    this.#commands |= 1 << type;
+    if (type !== this.#type) this.#changeTo(type);
+    this.#requests++;
+    this.#bytes += length;
   }
 
   /** The same, by an error. */
   failed({ type }: Request): void {
     const counts = this.#all.of(type);
     if (counts === undefined) return;
-    this.#requests[type]++;
+    if (type !== this.#type) this.#changeTo(type);
+    this.#requests++;
     counts.errors++;
-    this.#commands |= 1 << type;
+  }
+
+  #changeTo(type: number): void {
+    if (this.#requests > 0) {
+      this.#requestsBefore[this.#type] += this.#requests;
+      this.#bytesBefore[this.#type] += this.#bytes;
+      this.#commandsBefore |= 1 << this.#type;
+    }
+    this.#type = type;
+    this.#requests = this.#bytes = 0;
   }
 
   /** The replies of this turn are on their way. */
   turnEnds(): void {
-    if (this.#commands === 0) return;
+    if (this.#requests === 0) return;
     const seconds = (this.#all.clock.monotonic() - this.#arrivedMs) / 1000;
-    while (this.#commands !== 0) {
-      const type = 31 - Math.clz32(this.#commands);
-      this.#commands ^= 1 << type;
-      this.#count(type, this.#requests[type], this.#bytes[type], seconds);
-      this.#requests[type] = 0;
-      this.#bytes[type] = 0;
+    this.#count(this.#type, this.#requests, this.#bytes, seconds);
+    this.#requests = this.#bytes = 0;
+    while (this.#commandsBefore !== 0) {
+      const type = 31 - Math.clz32(this.#commandsBefore);
+      this.#commandsBefore ^= 1 << type;
+      this.#count(type, this.#requestsBefore[type], this.#bytesBefore[type], seconds);
+      this.#requestsBefore[type] = this.#bytesBefore[type] = 0;
     }
   }
 

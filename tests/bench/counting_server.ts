@@ -37,6 +37,8 @@ const volume = await Volume.open(
     },
   },
 );
+// what is read is in the cache
+await volume.write(0, new Uint8Array(MIB).fill(1));
 const server = new NbdServer(volume, {
   ...around,
   exportName: "bench",

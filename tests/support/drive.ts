@@ -37,7 +37,7 @@ export function configText({ bucket, size, s3 = {}, server = {}, tcp }: DriveOpt
   const where: Record<string, string | number> = tcp ? { port: 0 } : { socket: "nbd.sock" };
   const shape: Record<string, string> = size === undefined ? {} : { VOLUMESIZE: size };
   return `[s3]\n${bucket.config}${lines({ ...shape, ...s3 })}` +
-    `[server]\n${lines({ ...where, status: "off", ...server })}`;
+    `[server]\n${lines({ ...where, ...server, status: server.status ?? "off" })}`;
 }
 
 /** Runs the program to its end: one that is refused, or that only prints something. */
