@@ -26,7 +26,7 @@ Deno.test("the page", async (test) => {
   await using browser = await Browser.start();
 
   await test.step("its lines rise with what the drive does, and it asks nobody else", async () => {
-    using status = new FakeStatus();
+    using status = new FakeStatus().startServing();
     const { page, complaints, requests } = await browser.open(status.url);
     await reads(page, "#value-readBytes", /^0\sB/);
     const idle = await drawnHeights(page, "#value-readBytes");
@@ -58,7 +58,7 @@ Deno.test("the page", async (test) => {
   });
 
   await test.step("goes on when the drive restarts: history stays, with a gap", async () => {
-    using status = new FakeStatus();
+    using status = new FakeStatus().startServing();
     const { page } = await browser.open(status.url);
     // What the page never may show, noted each time something changes on it.
     await page.evaluate(() => {
@@ -91,7 +91,7 @@ Deno.test("the page", async (test) => {
   });
 
   await test.step("a price that is edited changes the bill, and is kept", async () => {
-    using status = new FakeStatus();
+    using status = new FakeStatus().startServing();
     status.report.startedAtMs -= 30 * 86_400_000;
     status.report.log.storedBytes = 100 * 1024 * MIB;
     status.report.s3.operations.put.requests = 1_000_000;
@@ -116,6 +116,8 @@ Deno.test("the page", async (test) => {
   await test.step("says what is wrong, and no longer when it is well", async () => {
     using status = new FakeStatus();
     const { page } = await browser.open(status.url);
+    await reads(page, "#banner", /^Not ready: trying again. opening/);
+    status.startServing();
     await reads(page, "#state", /^Healthy$/);
     status.report.s3.awaySeconds = 12;
     await reads(page, "#state", /^Waiting$/);
@@ -131,7 +133,7 @@ Deno.test("the page", async (test) => {
   });
 
   await test.step("what the network says is text to it", async () => {
-    using status = new FakeStatus();
+    using status = new FakeStatus().startServing();
     const evil = `<img src="/evil" onerror="document.body.dataset.owned = 1">`;
     status.report.volume.name = evil;
     status.report.trouble = evil;
@@ -144,7 +146,7 @@ Deno.test("the page", async (test) => {
   });
 
   await test.step("fits a phone, with the longest of everything", async () => {
-    using status = new FakeStatus();
+    using status = new FakeStatus().startServing();
     const { report } = status;
     report.volume.name = `s3://${"bucket-with-a-long-name.".repeat(4)}`;
     report.trouble = `PUT ${"x".repeat(200)}`;
@@ -165,7 +167,7 @@ Deno.test("the page", async (test) => {
 
   for (const scheme of ["light", "dark"]) {
     await test.step(`every text stands out from its ground, ${scheme}`, async () => {
-      using status = new FakeStatus();
+      using status = new FakeStatus().startServing();
       status.report.trouble = "something";
       status.report.clients = [client("127.0.0.1:1234")];
       const { page } = await browser.open(status.url);
@@ -179,7 +181,7 @@ Deno.test("the page", async (test) => {
   }
 
   await test.step("is used with the keyboard alone, in the order of reading", async () => {
-    using status = new FakeStatus();
+    using status = new FakeStatus().startServing();
     status.report.map.cells = "c".repeat(1024);
     const { page } = await browser.open(status.url);
     await reads(page, "#cells-clean", /^1024$/);
@@ -214,7 +216,7 @@ Deno.test("the page", async (test) => {
   });
 
   await test.step("looking back shows what was then", async () => {
-    using status = new FakeStatus();
+    using status = new FakeStatus().startServing();
     status.report.log.liveBytes = MIB;
     const { page } = await browser.open(status.url);
     await reads(page, "#value-live", /^1\sMiB$/);
@@ -228,7 +230,7 @@ Deno.test("the page", async (test) => {
   });
 
   await test.step("whoever can't see it is told the same", async () => {
-    using status = new FakeStatus();
+    using status = new FakeStatus().startServing();
     status.onAsked = () => work(status);
     status.report.map.cells = "c".repeat(24) + "d".repeat(6) + ".".repeat(994);
     const { page } = await browser.open(status.url);

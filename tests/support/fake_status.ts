@@ -20,8 +20,10 @@ export class FakeStatus implements Disposable {
     logger: silentLogger,
   });
 
-  constructor() {
+  /** Until then it says that it is opening. */
+  startServing(): this {
     this.#server.startServing(() => this.#tell());
+    return this;
   }
 
   get url(): string {

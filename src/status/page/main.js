@@ -22,12 +22,16 @@ const history = new History();
 /** When the first of the answers that are missing now was asked for. @type {number | null} */
 let silentSinceMs = null;
 
-/** @returns {Promise<StatusReport>} */
+/**
+ * The drive's report; of one that is there and has none yet, why. Throws when there is no answer of the drive.
+ * @returns {Promise<StatusReport | string>}
+ */
 async function askDrive() {
   const answer = await fetch("status.json", {
     cache: "no-store",
     signal: AbortSignal.timeout(ANSWER_MS_MAX),
   });
+  if (answer.status === 503) return (await answer.text()).trim();
   if (!answer.ok) throw new Error(`status.json: ${answer.status}`);
   return await answer.json();
 }
@@ -35,16 +39,16 @@ async function askDrive() {
 /** Asks once, and shows what came of it. */
 async function poll() {
   const askedAtMs = Date.now();
-  const report = await askDrive().catch(() => null);
-  if (report) {
-    silentSinceMs = null;
-    history.add(now(), report);
-    drawReport(report);
-  } else {
-    silentSinceMs ??= askedAtMs;
+  const answer = await askDrive().catch(() => null);
+  if (answer === null) silentSinceMs ??= askedAtMs;
+  else silentSinceMs = null;
+  if (answer === null || typeof answer === "string") {
     history.miss(now());
+  } else {
+    history.add(now(), answer);
+    drawReport(answer);
   }
-  drawState(report);
+  drawState(answer);
   drawCharts(history);
 }
 
@@ -74,16 +78,19 @@ function drawReport(report) {
 
 /**
  * How the drive is: a word for the badge and what there is to say about it, worst first.
- * @param {StatusReport | null} report
+ * @param {StatusReport | string | null} report
  */
 function stateOf(report) {
-  if (!report) {
+  if (report === null) {
     const since = showTime(silentSinceMs ?? Date.now());
     return {
       kind: "silent",
       word: "No answer",
       words: `The drive does not answer: trying again. Without an answer since ${since}.`,
     };
+  }
+  if (typeof report === "string") {
+    return { kind: "silent", word: "Not ready", words: `Not ready: trying again. ${report}` };
   }
   if (report.isFenced) {
     return {
@@ -104,7 +111,7 @@ function stateOf(report) {
   return { kind: "healthy", word: "Healthy", words: "" };
 }
 
-/** @param {StatusReport | null} report */
+/** @param {StatusReport | string | null} report */
 function drawState(report) {
   const { kind, word, words } = stateOf(report);
   document.body.dataset.state = kind;
