@@ -11,21 +11,19 @@
  */
 import type { Bucket } from "../bucket/bucket.ts";
 import { type Chance, type Clock, sleep } from "../clock.ts";
-import { FencedError, messageOf, UsageError } from "../errors.ts";
+import { FencedError, UsageError } from "../errors.ts";
 import {
   BLOCK_BYTES,
-  CHECKPOINT_MS,
-  CHECKPOINT_SEGMENTS,
   IDLE_SEGMENTS_MAX,
   RECLAIM_BYTES_MIN,
   SEGMENT_DATA_BYTES_MAX,
-  SETTLE_TURN_PAGES,
   STRIPE_BYTES_DEFAULT,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice, Done, Extent } from "./block_device.ts";
 import { ChangeOrder } from "./change_order.ts";
 import { Checkpointer } from "./checkpoint.ts";
+import { CheckpointSchedule } from "./checkpoint_schedule.ts";
 import { Contents } from "./contents.ts";
 import { extentsOf } from "./extents.ts";
 import { Fetcher } from "./fetch.ts";
@@ -121,17 +119,10 @@ export class Volume implements BlockDevice {
   readonly #reclaimer: Reclaimer;
   readonly #claimSeq: number;
   readonly #lease: Lease;
-  readonly #clock: Clock;
-  readonly #logger: Logger;
+  readonly #checkpoints: CheckpointSchedule;
   readonly #onFailure: (error: Error) => void;
-  /** Resolves when all else that can be done has had its turn. */
-  readonly #pause = () => sleep(this.#clock, 0);
-  #isSettling = false;
-  #checkpointing: Promise<boolean> | null = null;
-  #checkpoints = 0;
   /** Requests of clients so far. */
   #requests = 0;
-  #cancelCheckpointTimer: (() => void) | null = null;
   #onProgress: Progress = () => {};
 
   /**
@@ -198,8 +189,6 @@ export class Volume implements BlockDevice {
     this.epoch = writer.epoch;
     this.unbrokenSince = unbrokenSince ?? writer.epoch;
     this.#claimSeq = lastSeq;
-    this.#clock = clock;
-    this.#logger = logger;
     this.#onFailure = around.onFailure;
     const { stripeBytes } = info;
     const cache = new StripeCache(options.cacheStripes, stripeBytes, options.cacheTtlMs, clock);
@@ -229,14 +218,21 @@ export class Volume implements BlockDevice {
       map,
       writer.epoch,
       recovered.checkpoint,
-      this.#pause,
+      () => sleep(clock, 0),
     );
     this.#reclaimer = new Reclaimer(contents, fetcher, flush, bucket, logger, {
       garbageBytesMin,
-      checkpoint: () => this.#checkpoint(),
+      checkpoint: () => this.#checkpoints.store(),
       confirm: () => this.#confirm(),
       requests: () => this.#requests,
     });
+    this.#checkpoints = new CheckpointSchedule(
+      contents,
+      flush,
+      this.#checkpointer,
+      this.#reclaimer,
+      logger,
+    );
     this.#lease = new Lease(
       bucket,
       host,
@@ -317,7 +313,7 @@ export class Volume implements BlockDevice {
   figures(): VolumeFigures {
     return figuresOf(this.#contents, this.#read, this.#flush, {
       sizeBytes: this.sizeBytes,
-      checkpoints: this.#checkpoints,
+      checkpoints: this.#checkpoints.stored,
       reclaimedBytes: this.#reclaimer.reclaimedBytes,
     });
   }
@@ -333,11 +329,11 @@ export class Volume implements BlockDevice {
     await this.#stopBackground();
     // a change that waited for room may be made when room is
     do await this.#flush.flush(); while (this.#contents.hasChanges);
-    await this.#checkpointing;
+    await this.#checkpoints.idle();
     // who only looked leaves the checkpoint that is there; the claims of many such openings add up
     const newSegments = this.#flush.committedSeq - this.#checkpointer.newestSeq;
     if (this.#flush.committedSeq !== this.#claimSeq || newSegments > IDLE_SEGMENTS_MAX) {
-      await this.#checkpoint();
+      await this.#checkpoints.store();
     }
     this.#contents.assertAlive();
     await this.#lease.release();
@@ -353,8 +349,7 @@ export class Volume implements BlockDevice {
 
   /** No checkpoint and no reclaim begins by itself any more; resolves when reclaim has ended. */
   #stopBackground(): Promise<void> {
-    this.#cancelCheckpointTimer?.();
-    this.#cancelCheckpointTimer = null;
+    this.#checkpoints.stop();
     return this.#reclaimer.stop();
   }
 
@@ -365,55 +360,9 @@ export class Volume implements BlockDevice {
     this.#contents.zeroes.pending.checkInvariants();
   }
 
-  // ---- checkpoints
-
   #committed(): void {
     this.#onProgress(this.unstoredBytes);
-    if (!this.#isSettling) this.#settle(); // and considers to reclaim
-    const due = this.#flush.committedSeq - this.#checkpointer.newestSeq >= CHECKPOINT_SEGMENTS;
-    if (due) {
-      this.#checkpoint();
-    } else {
-      this.#cancelCheckpointTimer ??= this.#clock.after(CHECKPOINT_MS, () => {
-        this.#cancelCheckpointTimer = null;
-        this.#checkpoint();
-      });
-    }
-  }
-
-  /** Takes what was trimmed from the live bytes of segments, a few milliseconds a turn. */
-  async #settle(): Promise<void> {
-    this.#isSettling = true;
-    while (this.#contents.map.settle(SETTLE_TURN_PAGES)) await this.#pause();
-    this.#isSettling = false;
-    this.#reclaimer.consider();
-  }
-
-  /** Stores a checkpoint, or waits for the one under way; false if there is none of this seq then. */
-  #checkpoint(): Promise<boolean> {
-    this.#checkpointing ??= this.#storeCheckpoint().finally(() => this.#checkpointing = null);
-    return this.#checkpointing;
-  }
-
-  async #storeCheckpoint(): Promise<boolean> {
-    while (this.#contents.map.settle(SETTLE_TURN_PAGES)) await this.#pause();
-    const seq = this.#flush.committedSeq;
-    if (this.#contents.failure || seq === this.#checkpointer.newestSeq) return false;
-    this.#cancelCheckpointTimer?.();
-    this.#cancelCheckpointTimer = null;
-    const dead = this.#reclaimer.dead();
-    try {
-      const olderSeq = await this.#checkpointer.store(seq);
-      this.#checkpoints++;
-      await this.#reclaimer.deleteDead(dead, olderSeq);
-      this.#logger.debug(() => `checkpoint ${seq} stored`);
-      return true;
-    } catch (error) {
-      // the log has everything a checkpoint has: opening takes longer, nothing is lost
-      const text = messageOf(error);
-      this.#logger.warn(`checkpoint ${seq} not stored: ${text}`, "checkpoint", text);
-      return false;
-    }
+    this.#checkpoints.committed();
   }
 
   /** @throws FencedError if another writer has taken the volume over, and has the volume fail of it */
