@@ -1,10 +1,10 @@
 /**
  * The transmission phase of one connection: requests in, replies out, in any order.
  *
- * `#serveRequest` is the life of a request; request_reader.ts receives, commands.ts validates and performs,
- * reads.ts answers reads, reply_queue.ts sends. Each turn serves every request that has arrived whole, in one
+ * `#serveRequest` is the life of a request; request_reader.ts receives, commands.ts validates,
+ * answers.ts performs and replies, reply_queue.ts sends. Each turn serves every request that has arrived whole, in one
  * synchronous loop: what the device can do at once is answered in that turn, and all its replies leave
- * together; then it looks whether more has come meanwhile. What has to wait (`#answerLater`) is answered when it is
+ * together; then it looks whether more has come meanwhile. What has to wait is answered when it is
  * done and delays nobody behind it.
  *
  * Promises
@@ -22,7 +22,6 @@
  */
 
 import { type Clock, within } from "../clock.ts";
-import { messageOf } from "../errors.ts";
 import {
   DRAIN_MS_MAX,
   LINGER_MS_MAX,
@@ -31,25 +30,14 @@ import {
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
-import { encodeBlockStatusChunk, encodeNoneChunk, errorReply } from "./chunk_codec.ts";
-import { type Cookie, encodeSimpleReply, ProtocolError, type Request } from "./codec.ts";
-import { blockStatus, describe, perform, refusalOf, type Session } from "./commands.ts";
-import {
-  BASE_ALLOCATION_ID,
-  NBD_CMD_BLOCK_STATUS,
-  NBD_CMD_DISC,
-  NBD_CMD_READ,
-  NBD_CMD_TRIM,
-  NBD_CMD_WRITE,
-  NBD_CMD_WRITE_ZEROES,
-  NBD_OK,
-  SIMPLE_REPLY_BYTES,
-} from "./constants.ts";
-import { deviceError, type NbdError } from "./errno.ts";
+import { Answers } from "./answers.ts";
+import { ProtocolError, type Request } from "./codec.ts";
+import { refusalOf, type Session } from "./commands.ts";
+import { NBD_CMD_DISC, NBD_CMD_TRIM, NBD_CMD_WRITE, NBD_CMD_WRITE_ZEROES } from "./constants.ts";
+import type { NbdError } from "./errno.ts";
 import { type InFlight, Share } from "./in_flight.ts";
 import { type Predecessor, Predecessors } from "./predecessors.ts";
-import { Answer, Reads } from "./reads.ts";
-import type { ConnectionCounts, Unanswered } from "./request_counts.ts";
+import type { ConnectionCounts } from "./request_counts.ts";
 import { ReplyQueue } from "./reply_queue.ts";
 import { RequestReader } from "./request_reader.ts";
 import type { ReceiveBuffer, Socket } from "./socket.ts";
@@ -87,10 +75,9 @@ export class Transmission implements Predecessor {
   readonly #inFlight: InFlight;
   readonly #counts: ConnectionCounts;
   readonly #clock: Clock;
-  readonly #logger: Logger;
   readonly #share = new Share();
   readonly #reader: RequestReader;
-  readonly #reads: Reads;
+  readonly #answers: Answers;
   readonly #replies: ReplyQueue;
 
   readonly #predecessors: Predecessors;
@@ -116,17 +103,22 @@ export class Transmission implements Predecessor {
     session: Session,
     surroundings: Surroundings,
   ) {
-    const { device, inFlight, counts, clock, logger } = surroundings;
+    const { device, inFlight, counts, clock } = surroundings;
     this.#conn = conn;
     this.#session = session;
     this.#device = device;
     this.#inFlight = inFlight;
     this.#counts = counts;
     this.#clock = clock;
-    this.#logger = logger;
     this.#reader = new RequestReader(conn, received, inFlight, this.#share);
     this.#replies = new ReplyQueue(conn, this.#roomMade);
-    this.#reads = new Reads(device, session, this.#replies, inFlight, this.#share);
+    this.#answers = new Answers({
+      ...surroundings,
+      session,
+      replies: this.#replies,
+      share: this.#share,
+      onAnswered: this.#answered,
+    });
     this.#predecessors = new Predecessors(surroundings.older, clock, this.#roomMade);
   }
 
@@ -263,125 +255,17 @@ export class Transmission implements Predecessor {
     if (payload === undefined) return Progress.Incomplete;
 
     // Perform, and reply.
-    let progress: Progress;
-    try {
-      progress = this.#performAndReply(request, payload);
-    } catch (error) {
-      progress = this.#replyError(request, this.#failed(describe(request), error));
-    }
-    if (progress === Progress.Served) reader.finish();
-    return progress;
-  }
-
-  #performAndReply(request: Request, payload: Uint8Array): Progress {
-    if (request.type === NBD_CMD_BLOCK_STATUS) {
-      const extents = blockStatus(this.#device, request);
-      return this.#replyNow(request, encodeBlockStatusChunk(request, BASE_ALLOCATION_ID, extents));
-    }
-    if (request.type === NBD_CMD_READ && request.length > 0) return this.#read(request);
-    if (request.type === NBD_CMD_READ && this.#session.structuredReplies) {
-      return this.#replyNow(request, encodeNoneChunk(request));
-    }
-    const at = this.#replies.reserve(SIMPLE_REPLY_BYTES);
-    if (at < 0) return Progress.Stalled;
-    let isDone = false;
-    try {
-      const done = perform(this.#device, request, payload);
-      isDone = done === undefined;
-      if (done !== undefined) {
-        const unanswered = this.#counts.begun(request);
-        this.#answerLater(unanswered, this.#change(request, unanswered, done, payload.length));
-      }
-    } finally {
-      if (!isDone) this.#replies.unreserve(SIMPLE_REPLY_BYTES);
-    }
-    if (isDone) {
-      encodeSimpleReply(this.#replies.view, at, NBD_OK, request);
-      this.#counts.answered(request);
-    }
+    if (!this.#answers.perform(request, payload)) return Progress.Stalled;
+    reader.finish();
     return Progress.Served;
-  }
-
-  #read(request: Request): Progress {
-    const answer = this.#reads.now(request);
-    if (answer === Answer.NoRoom) return Progress.Stalled;
-    if (answer === Answer.Given) {
-      this.#counts.answered(request);
-    } else {
-      const what = describe(request);
-      const unanswered = this.#counts.begun(request);
-      const failed = (error: unknown) => {
-        return unanswered.error = this.#failed(what, error);
-      };
-      this.#answerLater(unanswered, this.#reads.later(request, failed));
-    }
-    return Progress.Served;
-  }
-
-  /** Answers anything but a read when the device is done; until then it has a copy of the payload. */
-  async #change(
-    request: Request,
-    unanswered: Unanswered,
-    done: Promise<void>,
-    heldBytes: number,
-  ): Promise<void> {
-    const { cookieHigh, cookieLow } = request;
-    const cookie: Cookie = { cookieHigh, cookieLow };
-    const what = describe(request);
-    this.#inFlight.holdBytes(this.#share, heldBytes);
-    let reply: Uint8Array;
-    try {
-      await done;
-      reply = new Uint8Array(SIMPLE_REPLY_BYTES);
-      encodeSimpleReply(new DataView(reply.buffer), 0, NBD_OK, cookie);
-    } catch (error) {
-      unanswered.error = this.#failed(what, error);
-      reply = this.#errorReply(cookie, unanswered.error);
-    }
-    this.#replies.add(reply, () => this.#inFlight.releaseBytes(this.#share, heldBytes));
-  }
-
-  /** Until its answer is on its way the request counts as in flight. */
-  async #answerLater(unanswered: Unanswered, answer: Promise<void>): Promise<void> {
-    this.#inFlight.requestBegins(this.#share);
-    await answer;
-    this.#counts.ended(unanswered);
-    this.#inFlight.requestEnds(this.#share);
-    if (this.#share.requests === 0) this.#onSettled();
-    this.#roomMade();
   }
 
   /** The answer comes behind the payload: a client that still sends (libnbd) does not expect it sooner. */
   #refuse(request: Request, refusal: NbdError): Progress {
     if (!this.#reader.dropPayload()) return Progress.Incomplete;
-    const progress = this.#replyError(request, refusal);
-    if (progress !== Progress.Served) return progress;
+    if (!this.#answers.refuse(request, refusal)) return Progress.Stalled;
     this.#reader.finish();
-    return progress;
-  }
-
-  #replyNow(request: Request, reply: Uint8Array): Progress {
-    if (!this.#replies.tryAdd(reply)) return Progress.Stalled;
-    this.#counts.answered(request);
     return Progress.Served;
-  }
-
-  #replyError(request: Request, error: NbdError): Progress {
-    if (!this.#replies.tryAdd(this.#errorReply(request, error))) return Progress.Stalled;
-    this.#counts.failed(request, error);
-    return Progress.Served;
-  }
-
-  #errorReply(cookie: Cookie, error: NbdError): Uint8Array {
-    return errorReply(this.#session.structuredReplies, cookie, error);
-  }
-
-  /** Logs what the device threw, and says what to answer. */
-  #failed(what: string, error: unknown): NbdError {
-    const text = messageOf(error);
-    // one bad place may be read in many ways, and on and on
-    this.#logger.error(`${what}: ${text}`, `failed, ${(error as Error).name}`, text);
-    return deviceError(text);
   }
 
   /** Whether it is not its turn: older connections come first, or this one has as much in flight as it may. */
@@ -391,6 +275,11 @@ export class Transmission implements Predecessor {
     this.#inFlight.waitForRelease(this.#roomMade);
     return true;
   }
+
+  #answered = (): void => {
+    if (this.#share.requests === 0) this.#onSettled();
+    this.#roomMade();
+  };
 
   #roomMade = (): void => {
     if (this.#stalled || this.#replies.failed !== undefined) this.#resume();

@@ -53,7 +53,7 @@ const BUGS: Bug[] = [
   },
   {
     what: "a slow reply carries the cookie of a later request",
-    file: "transmission.ts",
+    file: "answers.ts",
     from: "const cookie: Cookie = { cookieHigh, cookieLow };",
     to: "const cookie: Cookie = request; void cookieHigh, cookieLow;",
   },
