@@ -84,6 +84,8 @@ export class ConnectionCounts {
   readonly #all: RequestCounts;
   /** When what this turn serves had arrived. */
   #arrivedMs = 0;
+  /** When the last replies were handed over. */
+  #answeredMs = 0;
   /** Answered in this turn and not in `#all` yet: the last of one command, ... */
   #type = 0;
   #requests = 0;
@@ -100,6 +102,11 @@ export class ConnectionCounts {
   /** Something has arrived. */
   arrived(): void {
     this.#arrivedMs = this.#all.clock.monotonic();
+  }
+
+  /** The same, just after replies were handed over: the time is not taken again. */
+  arrivedMeanwhile(): void {
+    this.#arrivedMs = Math.max(this.#arrivedMs, this.#answeredMs);
   }
 
   /** A request is answered in this turn. */
@@ -135,7 +142,8 @@ export class ConnectionCounts {
   /** The replies of this turn are on their way. */
   turnEnds(): void {
     if (this.#requests === 0) return;
-    const seconds = this.#secondsSince(this.#arrivedMs);
+    this.#answeredMs = this.#all.clock.monotonic();
+    const seconds = (this.#answeredMs - this.#arrivedMs) / 1000;
     this.#count(this.#type, this.#requests, this.#bytes, seconds);
     this.#requests = this.#bytes = 0;
     while (this.#commandsBefore !== 0) {

@@ -218,7 +218,7 @@ export class Transmission implements Predecessor {
       this.#counts.turnEnds();
       if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
       if (this.#reader.bytes >= bytesMax || !this.#reader.readNow()) return progress;
-      this.#counts.arrived();
+      this.#counts.arrivedMeanwhile();
     }
   }
 

@@ -104,15 +104,17 @@ testInDirectory({
         run("nbdcopy", ["--requests=8", drive.uri, scratch.file("copy-1")]),
         run("nbdcopy", ["--connections=2", "--requests=4", drive.uri, scratch.file("copy-2")]),
       ]).finally(() => isCopying = false);
-      let rounds = 0;
       do {
         for (const bytes of Object.values(ILL_CLIENTS)) await sendAsIllClient(drive, bytes);
         await leaveInTheMiddle(drive);
-        rounds++;
       } while (isCopying);
       await copies;
-      const cutOff = drive.stderr.match(/client .* was cut off: /g);
-      assert(cutOff !== null && cutOff.length >= 3 * rounds, drive.stderr);
+      // each way to be ill has a line; clients that are ill in the same way are only counted
+      const reasons = Array.from(
+        drive.stderr.matchAll(/client .* was cut off: (.*)/g),
+        ([, why]) => why,
+      );
+      assert(new Set(reasons).size >= 3, drive.stderr);
       for (const copy of ["copy-1", "copy-2"]) await run("cmp", [image, scratch.file(copy)]);
       await assertHolds(drive, image);
       await drive.stopClean();
