@@ -4,6 +4,7 @@
  * Counts begin at 0 with the process and only grow, so that whoever asks twice has a rate; `startedAtMs` tells a
  * restart from a count that went back. Bytes are bytes and times are seconds, but where a name says otherwise.
  */
+import type { VolumeFigures } from "../volume/figures.ts";
 
 /** How many took how long: `counts[i]` took at most `bounds[i]` seconds, the last one more than every bound. */
 export interface HistogramReport {
@@ -48,15 +49,6 @@ export interface ClientReport {
   writtenBytes: number;
 }
 
-/**
- * The volume in at most 1,024 cells of equal size, in order, a character each: `.` nothing stored or written there,
- * `c` something that is all stored, `d` something not stored yet.
- */
-export interface VolumeMapReport {
-  cellBytes: number;
-  cells: string;
-}
-
 /** US dollars; S3 Standard in us-east-1 unless edited. */
 export interface Prices {
   gibMonth: number;
@@ -65,7 +57,7 @@ export interface Prices {
   gibDown: number;
 }
 
-export interface StatusReport {
+export interface StatusReport extends VolumeFigures {
   version: string;
   /** Of the process, since 1970; both are of the server's clock. */
   startedAtMs: number;
@@ -84,32 +76,6 @@ export interface StatusReport {
   };
   clients: ClientReport[];
   commands: Record<Command, OperationReport>;
-  cache: {
-    bytes: number;
-    /** Stripes that reads had at once, cached or known to be zeroes, and those they had to wait for. */
-    hits: number;
-    misses: number;
-    readAheadBytes: number;
-    /** Of these, given up unread. */
-    readAheadVainBytes: number;
-  };
-  unstored: {
-    /** Acknowledged and not yet in the bucket. */
-    bytes: number;
-    /** Past it a write waits. */
-    bytesMax: number;
-    /** Age of the oldest change that is not, a trim included; 0 if there is none. */
-    oldestSeconds: number;
-  };
-  log: {
-    liveBytes: number;
-    /** Objects' bytes, live or not. */
-    storedBytes: number;
-    segments: number;
-    /** Since the process began. */
-    checkpoints: number;
-    reclaimedBytes: number;
-  };
   s3: {
     operations: Record<S3Operation, OperationReport>;
     retries: number;
@@ -122,7 +88,6 @@ export interface StatusReport {
     cpuSeconds: number;
     residentBytes: number;
   };
-  map: VolumeMapReport;
   /** What an estimate of the bill is made with. */
   prices: Prices;
 }

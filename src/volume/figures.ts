@@ -7,23 +7,27 @@ import { type VolumeMap, volumeMap } from "./volume_map.ts";
 export interface VolumeFigures {
   cache: {
     bytes: number;
-    /** Stripes that reads had at once, and those they had to wait for. */
+    /** Stripes that reads had at once, cached or known to be zeroes, and those they had to wait for. */
     hits: number;
     misses: number;
     readAheadBytes: number;
+    /** Of these, given up unread. */
     readAheadVainBytes: number;
   };
   unstored: {
+    /** Acknowledged and not yet in the bucket. */
     bytes: number;
     /** Past it a write waits. */
     bytesMax: number;
-    /** Age of the oldest of them; 0 if there are none. */
+    /** Age of the oldest change that is not, a trim included; 0 if there is none. */
     oldestSeconds: number;
   };
   log: {
     liveBytes: number;
+    /** Objects' bytes, live or not. */
     storedBytes: number;
     segments: number;
+    /** Since it was opened. */
     checkpoints: number;
     reclaimedBytes: number;
   };

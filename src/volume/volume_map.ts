@@ -12,7 +12,10 @@ const EMPTY = ".".charCodeAt(0);
 const CLEAN = "c".charCodeAt(0);
 const DIRTY = "d".charCodeAt(0);
 
-/** Cells of equal size, but for the last, in order; a character each. */
+/**
+ * The volume in at most VOLUME_MAP_CELLS_MAX cells of equal size, but for the last, in order, a character each: `.` nothing
+ * stored or written there, `c` something that is all stored, `d` something not stored yet.
+ */
 export interface VolumeMap {
   cellBytes: number;
   cells: string;

@@ -7,7 +7,7 @@
 import { colour, element, input, setText } from "./dom.js";
 import { showBytes, showCount } from "./format.js";
 
-/** @import { VolumeMapReport } from "../report.ts" */
+/** @import { VolumeMap } from "../../volume/volume_map.ts" */
 
 /** What the characters of a map mean, in the order of the legend. */
 const STATES = [
@@ -17,7 +17,7 @@ const STATES = [
 ];
 const CELL_PX_MIN = 9;
 
-/** @type {VolumeMapReport} */
+/** @type {VolumeMap} */
 let shown = { cellBytes: 0, cells: "" };
 /** The cell that was asked for. @type {number | null} */
 let chosen = null;
@@ -34,7 +34,7 @@ export function startVolumeMap() {
   });
 }
 
-/** @param {VolumeMapReport} map */
+/** @param {VolumeMap} map */
 export function drawVolumeMap(map) {
   shown = map;
   const counts = STATES.map(({ character, id }) => {
