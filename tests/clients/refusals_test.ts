@@ -58,7 +58,7 @@ testInDirectory({
       [{ size: "lots" }, /config\.ini:3: VOLUMESIZE .*"lots".*in bytes or with K, M, G or T/],
       [
         { server: { cachsize: 10 } },
-        /config\.ini:7: unknown key "cachsize".*did you mean cachesize\?/,
+        /config\.ini:6: unknown key "cachsize".*did you mean cachesize\?/,
       ],
     ];
     for (const [options, message] of cases) {
