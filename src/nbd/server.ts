@@ -180,6 +180,7 @@ export class NbdServer {
       gaveWay: false,
       gone: Promise.resolve(),
     };
+    this.#logger.debug(() => `client ${connection.address}: ${meansOf(connection.socket)}`);
     this.#connections.add(connection);
     connection.gone = this.#live(connection, conn);
   }
@@ -283,6 +284,12 @@ function closeQuietly(socket: Socket): void {
   } catch {
     // Closed already: by the handshake's deadline, by `close`, or by transmission.
   }
+}
+
+/** How a connection is read and written. */
+function meansOf(socket: Socket): string {
+  if (socket instanceof TlsSocket) return "over TLS";
+  return socket.sendNow === undefined ? "through Deno alone" : "by system calls of our own, too";
 }
 
 function addressOf(address: Deno.Addr): string {

@@ -51,6 +51,17 @@ async function totalsOf(drive: Drive): Promise<Record<string, number>> {
 }
 
 testInDirectory({
+  "clients in clear are served by system calls of our own, over TCP and a Unix socket": async (
+    bucket,
+  ) => {
+    for (const tcp of [true, false]) {
+      await using drive = await Drive.start({ bucket, size: "16M", tcp, server: { debug: 1 } });
+      await run("nbdinfo", ["--size", drive.uri]);
+      await drive.says(/debug: client .*: by system calls of our own, too$/);
+      await drive.stopClean();
+    }
+  },
+
   "nbdinfo says how large the drive is and what it can do": async (bucket) => {
     for (const tcp of [false, true]) {
       await using drive = await Drive.start({ bucket, size: "3G", tcp });
