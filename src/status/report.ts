@@ -49,7 +49,7 @@ export interface ClientReport {
   writtenBytes: number;
 }
 
-/** US dollars; S3 Standard in us-east-1 unless edited. */
+/** US dollars: of S3 Standard in us-east-1, or nothing for a directory. */
 export interface Prices {
   gibMonth: number;
   thousandPuts: number;

@@ -9,7 +9,7 @@ import { HEALTHY_AWAY_MS_MAX } from "../limits.ts";
 import type { RequestCounts } from "../nbd/request_counts.ts";
 import type { NbdServer } from "../nbd/server.ts";
 import type { Volume } from "../volume/volume.ts";
-import { PRICES } from "./prices.ts";
+import { pricesOf } from "./prices.ts";
 import type { HistogramReport, OperationReport, StatusReport } from "./report.ts";
 
 /** The parts of a drive that serves. */
@@ -82,7 +82,7 @@ export function statusOf(drive: DriveParts): StatusReport {
       residentBytes: Deno.memoryUsage().rss,
     },
     map,
-    prices: PRICES,
+    prices: pricesOf(bucket.name),
   };
 }
 
