@@ -115,7 +115,7 @@ const BUGS: Bug[] = [
   },
   {
     what: "dead segments are deleted before the checkpoint is stored",
-    file: "volume.ts",
+    file: "checkpoint_schedule.ts",
     from: "const olderSeq = await this.#checkpointer.store(seq);",
     to:
       "await this.#reclaimer.deleteDead(dead, seq); const olderSeq = await this.#checkpointer.store(seq);",
