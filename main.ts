@@ -3,8 +3,8 @@
  *
  *   command line → config.ini → listen → bucket → volume → NBD server → drain
  *
- * The stack is composed here and nowhere else. Exit codes: 0 clean, 1 check found damage or status trouble, 2 configuration or start-up
- * refused, 3 fenced by another writer, 4 stopped with data not stored.
+ * The stack is composed here and nowhere else. Exit codes: 0 clean, 1 check found damage or status trouble, 2
+ * configuration or start-up refused, 3 fenced by another writer, 4 stopped with data not stored.
  */
 import { dirname, join } from "node:path";
 import type { Bucket } from "./src/bucket/bucket.ts";

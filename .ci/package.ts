@@ -21,7 +21,7 @@ const NAME = `elasticdrive-${manifest.version}`;
 const TARGETS = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
 /** What is in the package beside the executable, as it is in the repository. */
-const MEMBERS = [
+export const MEMBERS = [
   "LICENSE",
   "README.md",
   "config.ini.example",
@@ -89,4 +89,4 @@ async function makePackages(): Promise<void> {
   await Deno.writeTextFile(join(DIST, "SHA256SUMS"), sums);
 }
 
-await task("package", makePackages);
+if (import.meta.main) await task("package", makePackages);

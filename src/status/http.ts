@@ -11,6 +11,7 @@ import { sleep } from "../clock.ts";
 import { messageOf } from "../errors.ts";
 import { STATUS_CONNECTIONS_MAX, STATUS_HEAD_BYTES_MAX, STATUS_REQUEST_MS_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
+import { writeAll } from "../nbd/socket.ts";
 
 export interface HttpRequest {
   method: string;
@@ -159,10 +160,6 @@ function encode({ status, headers, body }: HttpAnswer): Uint8Array {
   answer.set(head);
   answer.set(bytes, head.length);
   return answer;
-}
-
-async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length;) done += await conn.write(bytes.subarray(done));
 }
 
 function closeQuietly(conn: Deno.Conn): void {

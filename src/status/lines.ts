@@ -1,14 +1,9 @@
 /** A report in lines for a terminal: how the drive is, then what is asked of it and of S3. */
+import type { ConnectedClient } from "../nbd/server.ts";
 import { showBytes, showCount, showSeconds } from "../progress.ts";
 import { billOf } from "./bill.ts";
 import { latencyOf, quantile, rateOf, secondsOf, type Span } from "./rates.ts";
-import type {
-  ClientReport,
-  Command,
-  OperationReport,
-  S3Operation,
-  StatusReport,
-} from "./report.ts";
+import type { Command, OperationReport, S3Operation, StatusReport } from "./report.ts";
 
 /** Rates are of the span: since the process began, if there is no report before. */
 export function reportLines(span: Span): string[] {
@@ -87,7 +82,7 @@ function bill(report: StatusReport): string {
     (isRough ? "; a rough guess so soon after the start" : "");
 }
 
-function client({ address, isTls, inFlight, readBytes, writtenBytes }: ClientReport): string {
+function client({ address, isTls, inFlight, readBytes, writtenBytes }: ConnectedClient): string {
   return `${address}${isTls ? " (TLS)" : ""}: ${showBytes(readBytes)} read, ` +
     `${showBytes(writtenBytes)} written, ${inFlight} in flight`;
 }

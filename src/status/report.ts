@@ -4,6 +4,7 @@
  * Counts begin at 0 with the process and only grow, so that whoever asks twice has a rate; `startedAtMs` tells a
  * restart from a count that went back. Bytes are bytes and times are seconds, but where a name says otherwise.
  */
+import type { ConnectedClient } from "../nbd/server.ts";
 import type { VolumeFigures } from "../volume/figures.ts";
 
 /** How many took how long: `counts[i]` took at most `bounds[i]` seconds, the last one more than every bound. */
@@ -39,16 +40,6 @@ export type Command =
 /** S3's operations. Each try is one request: that is what is billed. */
 export type S3Operation = "get" | "put" | "head" | "list" | "delete";
 
-export interface ClientReport {
-  /** Address and port, or "unix". */
-  address: string;
-  connectedAtMs: number;
-  isTls: boolean;
-  inFlight: number;
-  readBytes: number;
-  writtenBytes: number;
-}
-
 /** US dollars: of S3 Standard in us-east-1, or nothing for a directory. */
 export interface Prices {
   gibMonth: number;
@@ -74,7 +65,7 @@ export interface StatusReport extends VolumeFigures {
     epoch: number;
     isReadOnly: boolean;
   };
-  clients: ClientReport[];
+  clients: ConnectedClient[];
   commands: Record<Command, OperationReport>;
   s3: {
     operations: Record<S3Operation, OperationReport>;

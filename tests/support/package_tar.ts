@@ -1,19 +1,12 @@
 /** What `deno task package` makes, without its compression, which a guest takes long to undo. */
 import { dirname, join } from "node:path";
+import { MEMBERS } from "../../.ci/package.ts";
 import manifest from "../../deno.json" with { type: "json" };
 import { PROGRAM } from "./drive.ts";
 import { run } from "./programs.ts";
 import type { Scratch } from "./scratch.ts";
 
 const ROOT = dirname(dirname(PROGRAM));
-const MEMBERS = [
-  "LICENSE",
-  "README.md",
-  "config.ini.example",
-  "install.sh",
-  "monitoring",
-  "systemd",
-];
 
 export const VERSION = manifest.version;
 /** As long as this one. */
