@@ -16,6 +16,10 @@ export const BLOCK_BYTES = 4096;
 export const STRIPE_BYTES_MIN = BLOCK_BYTES;
 export const STRIPE_BYTES_MAX = 4 * MIB;
 export const STRIPE_BYTES_DEFAULT = 64 * KIB;
+/** Stripes of up to so many bytes are always fetched whole: a GET of 64 KiB takes hardly longer than one of 4 KiB. */
+export const STRIPE_UNPARTED_BYTES_MAX = 64 * KIB;
+/** Of larger ones in new volumes a reader here and there gets so much: 16 bytes of prefix each are 0.1 % of it. */
+export const PART_BYTES = 16 * KIB;
 /** 8 EiB is what NBD could say; 1 PiB keeps every byte offset exact in a double with room to spare. */
 export const VOLUME_BYTES_MAX = 1024 * TIB;
 /** The volume of a program started without any configuration. */

@@ -22,8 +22,9 @@ import { listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
 import { type OnReading, readState, type VolumeState } from "./recovery.ts";
 import {
-  openRecord,
+  openPart,
   parseSegmentHead,
+  partsOf,
   RECORD_DATA,
   RECORD_PREFIX_BYTES,
   segmentKey,
@@ -31,7 +32,7 @@ import {
   seqOfKey,
 } from "./segment.ts";
 import { type Place, StripeMap } from "./stripe_map.ts";
-import { readVolume, VOLUME_KEY, type VolumeInfo } from "./volume_info.ts";
+import { partBytesOf, readVolume, VOLUME_KEY, type VolumeInfo } from "./volume_info.ts";
 
 /** A part of the disk, in bytes. */
 export interface DiskRange {
@@ -61,8 +62,10 @@ interface LiveRecord {
   place: Place;
 }
 
-/** One that could not be read. */
+/** One of which a part could not be read. */
 interface Suspect extends LiveRecord {
+  /** Counted from 0. */
+  part: number;
   what: string;
 }
 
@@ -157,6 +160,10 @@ export class VolumeCheck {
     return this.info!.stripeBytes / BLOCK_BYTES;
   }
 
+  get #partBytes(): number {
+    return partBytesOf(this.info!);
+  }
+
   get #map(): StripeMap {
     return this.state!.map;
   }
@@ -247,15 +254,17 @@ export class VolumeCheck {
     const found = await this.#bucket.get(key, { offset, length });
     const suspects: Suspect[] = [];
     for (const record of records) {
-      const { place, firstBlock } = record;
-      const bytes = found?.bytes.subarray(place.offset - offset, endOf(place) - offset);
-      try {
-        if (!bytes) throw new DamageError(`${key}: missing`);
-        openRecord(key, place.offset, firstBlock, place.storedBytes, bytes);
-      } catch (error) {
-        suspects.push({ ...record, what: messageOf(error) });
+      for (const [part, place] of partsOf(record.place, this.#partBytes).entries()) {
+        const bytes = found?.bytes.subarray(place.offset - offset, endOf(place) - offset);
+        const firstBlock = record.firstBlock + part * this.#partBytes / BLOCK_BYTES;
+        try {
+          if (!bytes) throw new DamageError(`${key}: missing`);
+          openPart(key, place.offset, firstBlock, place.storedBytes, bytes);
+        } catch (error) {
+          suspects.push({ ...record, part, what: messageOf(error) });
+        }
       }
-      this.#checkedBytes = Math.min(this.liveBytes, this.#checkedBytes + bytesOf(place));
+      this.#checkedBytes = Math.min(this.liveBytes, this.#checkedBytes + bytesOf(record.place));
     }
     this.#onProgress(this.#checkedBytes, this.liveBytes);
     return suspects;
@@ -274,19 +283,26 @@ export class VolumeCheck {
       for (const suspect of suspects) {
         const { what, stripe } = suspect;
         if (!isNamed(state.map, suspect)) moved.add(stripe);
-        else ranges.set(what, [...ranges.get(what) ?? [], ...this.#rangesOf(suspect)]);
+        else {
+          const found = this.#rangesOf(suspect);
+          // of a part that is covered whole by newer records nothing is read
+          if (found.length > 0) ranges.set(what, [...ranges.get(what) ?? [], ...found]);
+        }
       }
       suspects = await this.#checkRecords(recordsOf(state.map, moved, this.#blocksPerStripe));
     }
     for (const [what, found] of ranges) this.findings.push({ what, ranges: joined(found) });
   }
 
-  /** What of the disk is read from the record: it may be covered, in part or whole, by newer ones. */
-  #rangesOf({ stripe, place }: LiveRecord): DiskRange[] {
+  /** What of the disk is read from the part: it may be covered, in part or whole, by newer records. */
+  #rangesOf({ stripe, firstBlock, place, part }: Suspect): DiskRange[] {
     const { stripeBytes, volumeBytes } = this.info!;
     const patches = this.#map.patches(stripe);
     const ranges: DiskRange[] = [];
-    for (let block = 0; block < this.#blocksPerStripe; block++) {
+    const blocksPerPart = this.#partBytes / BLOCK_BYTES;
+    const begin = firstBlock % this.#blocksPerStripe + part * blocksPerPart;
+    const end = Math.min(begin + blocksPerPart, this.#blocksPerStripe);
+    for (let block = begin; block < end; block++) {
       const patch = patches.findLast(({ firstBlock, blockCount }) =>
         block >= firstBlock && block < firstBlock + blockCount
       );

@@ -15,25 +15,39 @@ import type { StripeCache } from "./stripe_cache.ts";
 import type { StripeMap } from "./stripe_map.ts";
 import type { Zeroes } from "./zeroes.ts";
 
+/** Blocks [first, end) of a stripe, counted from its begin. */
+export interface StripeRange {
+  stripe: number;
+  first: number;
+  end: number;
+}
+
 export class Contents {
   readonly stripeBytes: number;
   readonly blocksPerStripe: number;
+  /** Of one part of a record (segment.ts): the least that is fetched. */
+  readonly blocksPerPart: number;
   /** Dirty and sealed stripes together, at most; a change that would pass it waits for an upload. */
   readonly dirtyStripesMax: number;
   /** Stripes that reclaim is about to make dirty: room that is taken already. */
   reservedStripes = 0;
   #failure: Error | null = null;
 
-  /** @param ioTimeoutMs how long a request may wait for the bucket; undefined for as long as it takes */
+  /**
+   * @param ioTimeoutMs how long a request may wait for the bucket; undefined for as long as it takes
+   * @param partBytes data in one part of a record
+   */
   constructor(
     readonly cache: StripeCache,
     readonly zeroes: Zeroes,
     readonly map: StripeMap,
     readonly clock: Clock,
     readonly ioTimeoutMs?: number,
+    readonly partBytes = cache.stripeBytes,
   ) {
     this.stripeBytes = cache.stripeBytes;
     this.blocksPerStripe = cache.blocksPerStripe;
+    this.blocksPerPart = partBytes / BLOCK_BYTES;
     this.dirtyStripesMax = Math.floor(cache.slotCount * DIRTY_SHARE);
   }
 
@@ -44,17 +58,41 @@ export class Contents {
     return this.map.readsAsZero(stripe, block - stripe * this.blocksPerStripe);
   }
 
-  /** Stripes of the bytes [start, end) that are stored and not in the cache. */
-  toFetch(start: number, end: number): number[] {
-    const stripes: number[] = [];
-    for (
-      let stripe = Math.floor(start / this.stripeBytes);
-      stripe * this.stripeBytes < end;
-      stripe++
-    ) {
-      if (this.map.isMapped(stripe) && this.cache.find(stripe) < 0) stripes.push(stripe);
+  /** All of a stripe. */
+  whole(stripe: number): StripeRange {
+    return { stripe, first: 0, end: this.blocksPerStripe };
+  }
+
+  /** Blocks of the range that are stored and not in the cache. */
+  countMissing({ stripe, first, end }: StripeRange): number {
+    if (!this.map.isMapped(stripe)) return 0;
+    const slot = this.cache.find(stripe);
+    if (slot < 0) return end - first;
+    if (this.cache.allValid(slot, first, end - first)) return 0;
+    let missing = 0;
+    for (let block = first; block < end; block++) {
+      if (this.cache.isValid(slot, block)) continue;
+      if (!this.isZero(stripe * this.blocksPerStripe + block)) missing++;
     }
-    return stripes;
+    return missing;
+  }
+
+  /** What of the bytes [start, end) is in stripes of which some of it is stored and not in the cache. */
+  toFetch(start: number, end: number): StripeRange[] {
+    const ranges: StripeRange[] = [];
+    for (let at = start; at < end;) {
+      const stripe = Math.floor(at / this.stripeBytes);
+      const begin = stripe * this.stripeBytes;
+      const stop = Math.min(end, begin + this.stripeBytes);
+      const range = {
+        stripe,
+        first: Math.floor((at - begin) / BLOCK_BYTES),
+        end: Math.ceil((stop - begin) / BLOCK_BYTES),
+      };
+      if (this.countMissing(range) > 0) ranges.push(range);
+      at = stop;
+    }
+    return ranges;
   }
 
   /** True if anything was changed that no batch holds yet. */

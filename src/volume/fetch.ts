@@ -1,49 +1,63 @@
 /**
- * Brings stripes from the bucket into the cache: one GET for neighbours in one segment, one fetch a stripe
- * however many ask.
+ * Brings what readers and writers need from the bucket into the cache: one GET for neighbours in one segment, one
+ * fetch a stripe at a time however many ask.
  *
- * Where each invalid block comes from is settled in the turn in which the fetch begins. Until it ends the slot is
- * pinned; a write or a trim meanwhile makes its blocks valid, and a fetch fills only what is
- * still invalid, so that it can never bring back what is older.
+ * A fetch is for some blocks of a stripe, as many as a part of a record has (segment.ts) or a multiple of that, which
+ * is all of the stripe if records have one part only. What else comes with the parts that have these blocks is kept
+ * as well. Where each invalid block comes from is settled in the turn in which the
+ * fetch begins. Until it ends the slot is pinned; a write or a trim meanwhile makes its blocks valid, and a fetch
+ * fills only what is still invalid, so that it can never bring back what is older.
+ *
+ * It ends when every part has come or failed. A part that failed fails those who asked for a block of it, and
+ * nobody else.
  */
 import type { Bucket } from "../bucket/bucket.ts";
 import { sleep } from "../clock.ts";
 import { DamageError } from "../errors.ts";
 import { BLOCK_BYTES, DOWNLOADS_MAX, GET_BYTES_MAX, GET_GAP_BYTES_MAX } from "../limits.ts";
-import type { Contents } from "./contents.ts";
+import type { Contents, StripeRange } from "./contents.ts";
 import { Limiter } from "./limiter.ts";
-import { openRecord, RECORD_PREFIX_BYTES, segmentKey } from "./segment.ts";
+import type { Patch } from "./map_page.ts";
+import { openPart, partOf, RECORD_PREFIX_BYTES, segmentKey } from "./segment.ts";
 import type { Place } from "./stripe_map.ts";
 
 /** A stripe being fetched. */
 interface Fetch {
   stripe: number;
   slot: number;
+  ranges: StripeRange[];
   /** If set, only what this segment has is wanted. */
   onlySeq?: number;
-  /** By block of the stripe: which of `sources` has it, from 1 on; 0 for zeroes, NOT_WANTED for none. */
-  sourceOf: Uint16Array;
-  /** Records still to arrive. */
+  /** By block of the stripe: the number of the part that has it, or ZEROES, or NOT_WANTED. */
+  sourceOf: Uint32Array;
+  /** Parts still to arrive. */
   missing: number;
-  settle: PromiseWithResolvers<void>;
+  /** By number of the part, why it has not come. */
+  failures: Map<number, unknown>;
+  /** Resolves when every part has come or failed. */
+  ended: PromiseWithResolvers<void>;
 }
 
-/** A record that a fetch needs. */
+/** A part of a record that a fetch needs. */
 interface Source {
   fetch: Fetch;
+  /** In `sourceOf`. */
   number: number;
   /** Inside the stripe. */
   firstBlock: number;
+  endBlock: number;
+  /** Of the part. */
   place: Place;
 }
 
-const NOT_WANTED = 0xffff;
+const ZEROES = 0;
+const NOT_WANTED = 0xffffffff;
 
 export class Fetcher {
   readonly #contents: Contents;
   readonly #bucket: Bucket;
   readonly #downloads = new Limiter(DOWNLOADS_MAX);
-  readonly #underWay = new Map<number, Promise<void>>();
+  readonly #underWay = new Map<number, Fetch>();
 
   readonly #confirm: () => Promise<void>;
 
@@ -59,36 +73,38 @@ export class Fetcher {
   }
 
   /**
-   * Makes every block of the stripes valid in the cache. Rejects with the first failure, when all
-   * have ended. What was fetched can be evicted again as soon as the caller lets a turn pass.
+   * Makes blocks valid in the cache. Rejects with the first failure to get one of them, when all fetches have ended.
+   * What was fetched can be evicted again as soon as the caller lets a turn pass.
    *
-   * @param options.onlySeq only the blocks that this segment has are wanted. Whoever asks meanwhile for one of
-   *   the stripes gets no more than that, too: everybody looks whether what he needs has come
+   * Whoever asks for blocks of a stripe that is being fetched waits for that fetch, and may not get them: everybody
+   * looks whether what he needs has come.
+   *
+   * @param options.onlySeq only the blocks that this segment has are wanted
    * @param options.isWanted asked before what had to wait for room is begun: else, when the bucket is back, readers
    *   who gave up long ago would keep all others waiting
    */
   async fetch(
-    stripes: number[],
+    ranges: StripeRange[],
     { onlySeq, isWanted }: { onlySeq?: number; isWanted?: () => boolean } = {},
   ): Promise<void> {
     const { cache } = this.#contents;
-    const results: Promise<void>[] = [];
-    let rest = stripes;
+    const asked: [Fetch, StripeRange][] = [];
+    let rest = ranges;
     while (rest.length > 0) {
-      const begun: Fetch[] = [];
-      const waiting: number[] = [];
-      for (const stripe of rest) {
-        const underWay = this.#underWay.get(stripe);
-        if (underWay) {
-          results.push(underWay);
+      const begun = new Set<Fetch>();
+      const waiting: StripeRange[] = [];
+      for (const range of rest) {
+        const underWay = this.#underWay.get(range.stripe);
+        const fetch = underWay ?? this.#begin(range.stripe, onlySeq);
+        if (!fetch) {
+          waiting.push(range);
           continue;
         }
-        const fetch = this.#begin(stripe, onlySeq);
-        if (fetch) begun.push(fetch);
-        else waiting.push(stripe);
+        if (!underWay) begun.add(fetch);
+        if (begun.has(fetch)) fetch.ranges.push(range);
+        asked.push([fetch, range]);
       }
-      for (const fetch of begun) results.push(fetch.settle.promise);
-      this.#start(begun);
+      this.#start([...begun]);
       rest = waiting;
       if (rest.length > 0) {
         await cache.roomMade();
@@ -99,8 +115,8 @@ export class Fetcher {
         this.#contents.assertAlive();
       }
     }
-    const settled = await Promise.allSettled(results);
-    for (const result of settled) if (result.status === "rejected") throw result.reason;
+    await Promise.all(asked.map(([fetch]) => fetch.ended.promise));
+    for (const [fetch, range] of asked) throwFailure(fetch, range);
   }
 
   /** Takes a slot; null if there is none. */
@@ -115,49 +131,83 @@ export class Fetcher {
       cache.beginFetch(slot);
       cache.unpin(slot);
     }
-    const settle = Promise.withResolvers<void>();
-    settle.promise.catch(() => {}); // a read-ahead may have nobody waiting
-    this.#underWay.set(stripe, settle.promise);
-    const sourceOf = new Uint16Array(blocksPerStripe);
-    return { stripe, slot, onlySeq, sourceOf, missing: 0, settle };
+    const fetch: Fetch = {
+      stripe,
+      slot,
+      ranges: [],
+      onlySeq,
+      sourceOf: new Uint32Array(blocksPerStripe).fill(NOT_WANTED),
+      missing: 0,
+      failures: new Map(),
+      ended: Promise.withResolvers(),
+    };
+    this.#underWay.set(stripe, fetch);
+    return fetch;
   }
 
   #start(fetches: Fetch[]): void {
     const sources = fetches.flatMap((fetch) => this.#sourcesOf(fetch));
-    for (const fetch of fetches) if (fetch.missing === 0) this.#finish(fetch);
+    for (const fetch of fetches) if (fetch.missing === 0) this.#end(fetch);
     for (const group of joinNeighbours(sources)) this.#get(group);
   }
 
-  /** Settles for every invalid block which record has it: the newest patch over it, else the base. */
+  /** Settles for every invalid block of the ranges which part has it, and what else these parts bring. */
   #sourcesOf(fetch: Fetch): Source[] {
-    const { cache, map, zeroes, blocksPerStripe } = this.#contents;
-    const patches = map.patches(fetch.stripe);
-    const base = map.base(fetch.stripe);
-    const used = new Set<number>();
-    for (let block = 0; block < blocksPerStripe; block++) {
-      if (cache.isValid(fetch.slot, block)) continue;
-      if (zeroes.has(fetch.stripe * blocksPerStripe + block)) continue;
-      let number = patches.length;
-      while (number > 0 && !covers(patches[number - 1], block)) number--;
-      const place = number > 0 ? patches[number - 1].place : base;
-      if (place === null) continue;
-      if (fetch.onlySeq !== undefined && place.seq !== fetch.onlySeq) {
-        fetch.sourceOf[block] = NOT_WANTED;
-        continue;
+    const { blocksPerPart, blocksPerStripe, partBytes } = this.#contents;
+    const { sourceOf } = fetch;
+    const records = this.#recordsOf(fetch.stripe);
+    const sources = new Map<number, Source>();
+    for (const { first, end } of fetch.ranges) {
+      const from = Math.floor(first / blocksPerPart) * blocksPerPart;
+      const to = Math.ceil(end / blocksPerPart) * blocksPerPart;
+      for (let block = from; block < to; block++) {
+        const number = sourceOf[block] = this.#numberOf(fetch, records, block);
+        if (number === ZEROES || number === NOT_WANTED || sources.has(number)) continue;
+        const { firstBlock, blockCount, place } = records[Math.floor(number / blocksPerStripe) - 1];
+        const part = number % blocksPerStripe;
+        const begin = firstBlock + part * blocksPerPart;
+        sources.set(number, {
+          fetch,
+          number,
+          firstBlock: begin,
+          endBlock: Math.min(begin + blocksPerPart, firstBlock + blockCount),
+          place: partOf(place!, part, partBytes),
+        });
       }
-      fetch.sourceOf[block] = number + 1; // 1 is the base, 2 the oldest patch
-      used.add(number);
     }
-    fetch.missing = used.size;
-    return Array.from(used, (number) => ({
-      fetch,
-      number: number + 1,
-      firstBlock: number > 0 ? patches[number - 1].firstBlock : 0,
-      place: number > 0 ? patches[number - 1].place! : base!,
-    }));
+    fetch.missing = sources.size;
+    for (const { number, firstBlock, endBlock } of sources.values()) {
+      for (let block = firstBlock; block < endBlock; block++) {
+        if (this.#numberOf(fetch, records, block) === number) sourceOf[block] = number;
+      }
+    }
+    return [...sources.values()];
   }
 
-  /** One GET for records that lie close together in one segment. */
+  /** What a stripe is read from, newest first; the base last. */
+  #recordsOf(stripe: number): Patch[] {
+    const { map, blocksPerStripe } = this.#contents;
+    const base = map.base(stripe);
+    const records = map.patches(stripe).toReversed();
+    if (base) records.push({ firstBlock: 0, blockCount: blocksPerStripe, place: base });
+    return records;
+  }
+
+  /** Of the part that a block is to come from: from its record's place in `records` and its own in the record. */
+  #numberOf({ stripe, slot, onlySeq }: Fetch, records: Patch[], block: number): number {
+    const { cache, zeroes, blocksPerPart, blocksPerStripe } = this.#contents;
+    if (cache.isValid(slot, block)) return NOT_WANTED;
+    if (zeroes.has(stripe * blocksPerStripe + block)) return ZEROES;
+    const at = records.findIndex(({ firstBlock, blockCount }) =>
+      block >= firstBlock && block < firstBlock + blockCount
+    );
+    const record = records[at];
+    if (!record?.place) return ZEROES;
+    if (onlySeq !== undefined && record.place.seq !== onlySeq) return NOT_WANTED;
+    return (at + 1) * blocksPerStripe + Math.floor((block - record.firstBlock) / blocksPerPart);
+  }
+
+  /** One GET for parts that lie close together in one segment. */
   async #get(sources: Source[]): Promise<void> {
     const first = sources[0].place;
     const key = segmentKey(first.seq);
@@ -168,71 +218,81 @@ export class Fetcher {
       );
       if (!found) await this.#confirm();
       for (const source of sources) {
-        if (!found) {
-          this.#missing(source, key);
-          continue;
-        }
         const at = source.place.offset - first.offset;
-        const end = at + RECORD_PREFIX_BYTES + source.place.storedBytes;
-        this.#arrived(source, key, found.bytes.subarray(at, end));
+        const end = endOf(source.place) - first.offset;
+        this.#arrived(source, key, found?.bytes.subarray(at, end));
       }
     } catch (error) {
-      for (const { fetch } of sources) this.#fail(fetch, error);
+      for (const source of sources) this.#failed(source, error);
     }
   }
 
-  /** The segment is not there: rightly so, if every block that was wanted of it has been written meanwhile. */
-  #missing({ fetch, number, place }: Source, key: string): void {
-    if (!this.#isCurrent(fetch)) return;
-    const { cache } = this.#contents;
-    const isWanted = fetch.sourceOf.some((source, block) =>
-      source === number && !cache.isValid(fetch.slot, block)
-    );
-    if (isWanted) {
-      const what = `${key} at offset ${place.offset}: the segment is missing`;
-      this.#fail(fetch, new DamageError(what));
-    } else if (--fetch.missing === 0) this.#finish(fetch);
-  }
-
-  #arrived(source: Source, key: string, bytes: Uint8Array): void {
+  /** @param bytes undefined if the segment is not there */
+  #arrived(source: Source, key: string, bytes?: Uint8Array): void {
     const { fetch, place } = source;
-    if (!this.#isCurrent(fetch)) return; // another record of the stripe failed: the slot is not ours now
     try {
+      if (!bytes) {
+        throw new DamageError(`${key} at offset ${place.offset}: the segment is missing`);
+      }
       const firstBlock = fetch.stripe * this.#contents.blocksPerStripe + source.firstBlock;
-      const data = openRecord(key, place.offset, firstBlock, place.storedBytes, bytes);
+      const data = openPart(key, place.offset, firstBlock, place.storedBytes, bytes);
       this.#install(source, data);
     } catch (error) {
-      return this.#fail(fetch, error);
+      return this.#failed(source, error);
     }
-    if (--fetch.missing === 0) this.#finish(fetch);
+    this.#settled(fetch);
   }
 
-  #install({ fetch, number, firstBlock }: Source, data: Uint8Array): void {
+  #failed({ fetch, number }: Source, error: unknown): void {
+    fetch.failures.set(number, error);
+    this.#settled(fetch);
+  }
+
+  #settled(fetch: Fetch): void {
+    if (--fetch.missing === 0) this.#end(fetch);
+  }
+
+  #install(source: Source, data: Uint8Array): void {
     const { cache } = this.#contents;
-    this.#fillInvalid(fetch, number, (block, count) => {
+    const { fetch, firstBlock } = source;
+    this.#fillInvalid(source, (block, count) => {
       const from = (block - firstBlock) * BLOCK_BYTES;
       cache.bytes(fetch.slot, block * BLOCK_BYTES, (block + count) * BLOCK_BYTES)
         .set(data.subarray(from, from + count * BLOCK_BYTES));
     });
   }
 
-  #finish(fetch: Fetch): void {
-    const { cache } = this.#contents;
-    this.#fillInvalid(fetch, 0, (block, count) => {
+  #end(fetch: Fetch): void {
+    const { cache, blocksPerStripe } = this.#contents;
+    const zeroes = { fetch, number: ZEROES, firstBlock: 0, endBlock: blocksPerStripe };
+    this.#fillInvalid(zeroes, (block, count) => {
       cache.bytes(fetch.slot, block * BLOCK_BYTES, (block + count) * BLOCK_BYTES).fill(0);
     });
-    if (!this.#end(fetch)) return;
-    fetch.settle.resolve();
+    if (fetch.failures.size > 0) this.#forgiveWritten(fetch);
+    this.#underWay.delete(fetch.stripe);
+    cache.endFetch(fetch.slot);
+    fetch.ended.resolve();
   }
 
-  /** Calls `fill` for each run of still invalid blocks that come from source `number`; they are valid then. */
-  #fillInvalid(fetch: Fetch, number: number, fill: (block: number, count: number) => void): void {
-    const { cache, blocksPerStripe } = this.#contents;
+  /** A part may rightly be gone, if all that was wanted of it has been written meanwhile. */
+  #forgiveWritten({ slot, sourceOf }: Fetch): void {
+    const { cache } = this.#contents;
+    sourceOf.forEach((_, block) => {
+      if (cache.isValid(slot, block)) sourceOf[block] = NOT_WANTED;
+    });
+  }
+
+  /** Calls `fill` for each run of still invalid blocks that come from a source; they are valid then. */
+  #fillInvalid(
+    { fetch, number, firstBlock, endBlock }: Omit<Source, "place">,
+    fill: (block: number, count: number) => void,
+  ): void {
+    const { cache } = this.#contents;
     const wanted = (block: number) =>
-      block < blocksPerStripe && fetch.sourceOf[block] === number &&
+      block < endBlock && fetch.sourceOf[block] === number &&
       !cache.isValid(fetch.slot, block);
     cache.beforeOverwrite(fetch.slot);
-    for (let block = 0; block < blocksPerStripe; block++) {
+    for (let block = firstBlock; block < endBlock; block++) {
       if (!wanted(block)) continue;
       let end = block + 1;
       while (wanted(end)) end++;
@@ -241,34 +301,22 @@ export class Fetcher {
       block = end;
     }
   }
+}
 
-  #fail(fetch: Fetch, error: unknown): void {
-    if (this.#end(fetch)) fetch.settle.reject(error);
-  }
-
-  /** False if the fetch had ended before. */
-  #end(fetch: Fetch): boolean {
-    if (!this.#isCurrent(fetch)) return false;
-    this.#underWay.delete(fetch.stripe);
-    this.#contents.cache.endFetch(fetch.slot);
-    return true;
-  }
-
-  #isCurrent(fetch: Fetch): boolean {
-    return this.#underWay.get(fetch.stripe) === fetch.settle.promise;
+/** Throws why a block of the range could not be got, if that was so. */
+function throwFailure({ failures, sourceOf }: Fetch, { first, end }: StripeRange): void {
+  if (failures.size === 0) return;
+  for (let block = first; block < end; block++) {
+    if (failures.has(sourceOf[block])) throw failures.get(sourceOf[block]);
   }
 }
 
-function covers(patch: { firstBlock: number; blockCount: number }, block: number): boolean {
-  return block >= patch.firstBlock && block < patch.firstBlock + patch.blockCount;
-}
-
-/** The byte behind the record. */
+/** The byte behind a record, or a part of one. */
 export function endOf(place: Place): number {
   return place.offset + RECORD_PREFIX_BYTES + place.storedBytes;
 }
 
-/** Sorts the records by place and parts them into what one GET each can bring. */
+/** Sorts records, or parts of them, by place and groups them into what one GET each can bring. */
 export function joinNeighbours<T extends { place: Place }>(sources: T[]): T[][] {
   sources.sort((a, b) => a.place.seq - b.place.seq || a.place.offset - b.place.offset);
   const groups: T[][] = [];

@@ -253,7 +253,7 @@ export class FlushPath {
     const runs = batch.zeroRuns.slice(batch.filledRuns, runsEnd);
     const stripes = this.#stripesThatFit(batch, SEGMENT_RECORDS_MAX - runs.length);
     const recordCount = stripes.reduce((sum, { runs }) => sum + runs.length / 2, runs.length);
-    const builder = new SegmentBuilder(buffer, recordCount);
+    const builder = new SegmentBuilder(buffer, recordCount, this.#contents.partBytes);
     for (const [start, end] of runs) builder.addZeroes(start, end - start);
     for (const stripe of stripes) this.#addStripe(builder, stripe);
     batch.filledRuns = runsEnd;

@@ -12,7 +12,7 @@ import {
 } from "../limits.ts";
 import { SEGMENT_BYTES_MAX } from "./segment.ts";
 import type { VolumeOptions } from "./volume.ts";
-import type { VolumeInfo } from "./volume_info.ts";
+import { partBytesOf, type VolumeInfo } from "./volume_info.ts";
 
 /**
  * Bytes of memory that the volume's own parts take, at most, once it is as full as it can be.
@@ -25,7 +25,7 @@ export function volumeMemoryBytesMax(options: VolumeOptions, info: VolumeInfo): 
   const cache = options.cacheStripes * stripeBytes;
   const saved = cache * DIRTY_SHARE; // sealed stripes that are overwritten before they are copied
   const uploads = options.uploads * SEGMENT_BYTES_MAX;
-  const downloads = DOWNLOADS_MAX * Math.max(GET_BYTES_MAX, stripeBytes);
+  const downloads = DOWNLOADS_MAX * Math.max(GET_BYTES_MAX, partBytesOf(info));
   const pageBytes = MAP_PAGE_STRIPES * (12 + 1 / MAP_GROUP_STRIPES);
   const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * pageBytes;
   const patches = Math.min(PATCHES_MAX, stripes * 8) * 100;

@@ -1,10 +1,14 @@
 /**
  * Read: all blocks valid, or known to be zero → copy → reply, in the same turn. Otherwise the stripes
  * are fetched first. A sequential reader gets the stripes ahead of it fetched early.
+ *
+ * Of a stripe whose records have parts (segment.ts) only the parts around are fetched that a read needs, and the more of
+ * them the more of it is in the cache already: as many blocks as that rounded up to a power of two, aligned. So whoever reads here and
+ * there gets little more than he asked for, and whoever stays soon has all of the stripe.
  */
 import { BLOCK_BYTES } from "../limits.ts";
 import type { Done } from "./block_device.ts";
-import type { Contents } from "./contents.ts";
+import type { Contents, StripeRange } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
 import { ReadAhead } from "./read_ahead.ts";
 
@@ -91,8 +95,8 @@ export class ReadPath {
     this.#contents.assertAlive();
     const { cache, stripeBytes } = this.#contents;
     const share = Math.floor(cache.slotCount / 4) * stripeBytes;
-    const stripes = this.#contents.toFetch(offset, offset + Math.min(length, share));
-    return stripes.length > 0 ? this.#contents.wait(this.#fetcher.fetch(stripes)) : undefined;
+    const ranges = this.#contents.toFetch(offset, offset + Math.min(length, share));
+    return ranges.length > 0 ? this.#contents.wait(this.#fetcher.fetch(ranges)) : undefined;
   }
 
   async #readStep(offset: number, target: Uint8Array, sinceMs: number): Promise<void> {
@@ -115,9 +119,27 @@ export class ReadPath {
       }
       if (missing.length === 0) return;
       const isWanted = () => !this.#contents.isOverdue(sinceMs);
-      const fetched = this.#fetcher.fetch(missing.map(([stripe]) => stripe), { isWanted });
+      const ranges = missing.map(([stripe, from, part]) =>
+        this.#rangeAround(stripe, from, from + part.length)
+      );
+      const fetched = this.#fetcher.fetch(ranges, { isWanted });
       await this.#contents.wait(fetched, sinceMs);
     }
+  }
+
+  /** What to fetch for the bytes [from, to) of a stripe. */
+  #rangeAround(stripe: number, from: number, to: number): StripeRange {
+    const { cache, blocksPerPart } = this.#contents;
+    const slot = cache.find(stripe);
+    const validBlocks = slot < 0 ? 0 : cache.validCount(slot);
+    let blocks = blocksPerPart;
+    while (blocks < validBlocks) blocks *= 2;
+    const bytes = blocks * BLOCK_BYTES;
+    return {
+      stripe,
+      first: Math.floor(from / bytes) * blocks,
+      end: Math.ceil(to / bytes) * blocks,
+    };
   }
 
   /** Copies a part of one stripe, if every block of it is valid or reads as zero. */

@@ -10,6 +10,7 @@
  * reads a few stripes here and a few there, each few in order, soon gets no more than was asked for.
  */
 import {
+  BLOCK_BYTES,
   READ_AHEAD_BYTES_FIRST,
   READ_AHEAD_BYTES_STEP,
   READ_AHEAD_STRIPES_MAX,
@@ -118,15 +119,18 @@ export class ReadAhead {
     return Math.min(this.#bytesMax, cache.slotCount * stripeBytes / 2 / Math.max(streams, 2));
   }
 
-  /** Begins to fetch what of the range is stored and not cached, if there is room; says how many bytes. */
+  /** Begins to fetch what of the range's stripes is stored and not cached, if there is room; says how many bytes. */
   #fetch(from: number, end: number): number {
     const { cache, stripeBytes } = this.#contents;
-    const stripes = this.#contents.toFetch(from, end)
-      .filter((stripe) => !this.#fetcher.isUnderWay(stripe));
-    const isRoom = cache.available >= cache.slotCount / 4 + stripes.length;
-    if (stripes.length === 0 || !isRoom) return 0;
+    const ranges = this.#contents.toFetch(
+      Math.floor(from / stripeBytes) * stripeBytes,
+      Math.ceil(end / stripeBytes) * stripeBytes,
+    ).filter(({ stripe }) => !this.#fetcher.isUnderWay(stripe));
+    const isRoom = cache.available >= cache.slotCount / 4 + ranges.length;
+    if (ranges.length === 0 || !isRoom) return 0;
+    const missing = ranges.reduce((sum, range) => sum + this.#contents.countMissing(range), 0);
     // a failure is met again, and reported, by whoever reads there
-    this.#fetcher.fetch(stripes).catch(() => {});
-    return stripes.length * stripeBytes;
+    this.#fetcher.fetch(ranges).catch(() => {});
+    return missing * BLOCK_BYTES;
   }
 }

@@ -4,9 +4,14 @@
  *   header (72 bytes) │ index (28 bytes a record) │ records, back to back
  *
  * Everything is little-endian. Header and index lie in the first SEGMENT_HEAD_BYTES_MAX bytes, so that
- * one ranged GET tells all that opening needs. A data record is its bytes behind a prefix of its
- * own, so that one ranged GET of a record can be checked without the index. A zero record has no
- * bytes.
+ * one ranged GET tells all that opening needs. A data record is one part or several, back to back,
+ * each of them bytes behind a prefix of its own, so that one ranged GET of a part can be checked without
+ * the index. A zero record has no bytes.
+ *
+ * Every part of a record has `partBytes` of its bytes, the last one what is left. That is a property of the
+ * volume (volume_info.ts), so where the part of a block lies follows from the place of the record (`partOf`):
+ * with parts of 16 KiB the fifth block's is the second part, 16 + 16,384 bytes behind the first. Of a volume
+ * that says nothing of parts every record is one.
  *
  * | header at | size | what                                                                 |
  * | --------- | ---- | -------------------------------------------------------------------- |
@@ -27,15 +32,16 @@
  * | -------------- | ---- | --------------------------------------- |
  * | 0              | 8    | first block                             |
  * | 8              | 8    | blocks                                  |
- * | 16             | 4    | offset of the record's prefix in object |
- * | 20             | 4    | stored bytes behind the prefix          |
+ * | 16             | 4    | offset of the record's first prefix     |
+ * | 20             | 4    | stored bytes behind that prefix: data,  |
+ * |                |      | and the prefixes of all other parts     |
  * | 24             | 4    | kind: 1 data, 2 zeroes                  |
  *
- * | record prefix at | size | what                             |
- * | ---------------- | ---- | -------------------------------- |
- * | 0                | 4    | CRC-32 of all that follows       |
- * | 4                | 4    | stored bytes behind the prefix   |
- * | 8                | 8    | first block                      |
+ * | part prefix at | size | what                                   |
+ * | -------------- | ---- | -------------------------------------- |
+ * | 0              | 4    | CRC-32 of all that follows in the part |
+ * | 4              | 4    | data bytes of the part                 |
+ * | 8              | 8    | its first block                        |
  */
 import { crc32 } from "node:zlib";
 import { DamageError } from "../errors.ts";
@@ -44,13 +50,14 @@ import {
   SEGMENT_DATA_BYTES_MAX,
   SEGMENT_HEAD_BYTES_MAX,
   SEGMENT_RECORDS_MAX,
+  STRIPE_BYTES_MAX,
 } from "../limits.ts";
 
 export const FORMAT_VERSION = 1;
 export const SEGMENT_HEADER_BYTES = 72;
 export const INDEX_ENTRY_BYTES = 28;
 export const RECORD_PREFIX_BYTES = 16;
-/** What a segment with so many bytes of data takes at most. */
+/** What a segment with so many bytes of data takes at most: a part has at least a block, and there are fewer than records. */
 export function segmentBytesFor(dataBytes: number): number {
   return SEGMENT_HEAD_BYTES_MAX + dataBytes + SEGMENT_RECORDS_MAX * RECORD_PREFIX_BYTES;
 }
@@ -67,9 +74,9 @@ export interface SegmentRecord {
   kind: typeof RECORD_DATA | typeof RECORD_ZEROES;
   firstBlock: number;
   blockCount: number;
-  /** Of the record's prefix, from the object's begin; 0 for zeroes. */
+  /** Of the record's first prefix, from the object's begin; 0 for zeroes. */
   offset: number;
-  /** Bytes behind the prefix; 0 for zeroes. */
+  /** Bytes behind that prefix; 0 for zeroes. */
   storedBytes: number;
 }
 
@@ -119,14 +126,19 @@ export class SegmentBuilder {
   readonly #buffer: Uint8Array;
   readonly #view: DataView;
   readonly #recordCount: number;
+  readonly #partBytes: number;
   #end: number;
 
-  /** `buffer`: at least SEGMENT_BYTES_MAX, or as much as the records need. */
-  constructor(buffer: Uint8Array, recordCount: number) {
+  /**
+   * @param buffer at least SEGMENT_BYTES_MAX, or as much as the records need
+   * @param partBytes data in one part; no record has more than a stripe of it
+   */
+  constructor(buffer: Uint8Array, recordCount: number, partBytes = STRIPE_BYTES_MAX) {
     if (recordCount > SEGMENT_RECORDS_MAX) throw new Error(`${recordCount} records in a segment`);
     this.#buffer = buffer;
     this.#view = viewOf(buffer);
     this.#recordCount = recordCount;
+    this.#partBytes = partBytes;
     this.#end = SEGMENT_HEADER_BYTES + recordCount * INDEX_ENTRY_BYTES;
   }
 
@@ -137,18 +149,25 @@ export class SegmentBuilder {
   /** Copies `data`, whole blocks from `firstBlock` on. */
   addData(firstBlock: number, data: Uint8Array): void {
     const offset = this.#end;
-    this.#end += RECORD_PREFIX_BYTES + data.length;
-    this.#view.setUint32(offset + 4, data.length, true);
-    setUint64(this.#view, offset + 8, firstBlock);
-    this.#buffer.set(data, offset + RECORD_PREFIX_BYTES);
-    this.#view.setUint32(offset, crc32(this.#buffer.subarray(offset + 4, this.#end)), true);
+    for (let at = 0; at < data.length; at += this.#partBytes) {
+      this.#addPart(firstBlock + at / BLOCK_BYTES, data.subarray(at, at + this.#partBytes));
+    }
     this.records.push({
       kind: RECORD_DATA,
       firstBlock,
       blockCount: data.length / BLOCK_BYTES,
       offset,
-      storedBytes: data.length,
+      storedBytes: this.#end - offset - RECORD_PREFIX_BYTES,
     });
+  }
+
+  #addPart(firstBlock: number, data: Uint8Array): void {
+    const offset = this.#end;
+    this.#end += RECORD_PREFIX_BYTES + data.length;
+    this.#view.setUint32(offset + 4, data.length, true);
+    setUint64(this.#view, offset + 8, firstBlock);
+    this.#buffer.set(data, offset + RECORD_PREFIX_BYTES);
+    this.#view.setUint32(offset, crc32(this.#buffer.subarray(offset + 4, this.#end)), true);
   }
 
   /** Writes index and header; returns the object's bytes, a part of the buffer. */
@@ -242,28 +261,52 @@ export function parseSegmentHead(key: string, bytes: Uint8Array, objectBytes: nu
   return head;
 }
 
+/** Where part `number` of a record lies, counted from 0; the record's place is that of its one part if it is not parted. */
+export function partOf<T extends { offset: number; storedBytes: number }>(
+  record: T,
+  number: number,
+  partBytes: number,
+): T {
+  const begin = number * (RECORD_PREFIX_BYTES + partBytes);
+  return {
+    ...record,
+    offset: record.offset + begin,
+    storedBytes: Math.min(partBytes, record.storedBytes - begin),
+  };
+}
+
+/** Where all its parts lie, in order. */
+export function partsOf<T extends { offset: number; storedBytes: number }>(
+  record: T,
+  partBytes: number,
+): T[] {
+  const recordBytes = RECORD_PREFIX_BYTES + record.storedBytes;
+  const length = Math.ceil(recordBytes / (RECORD_PREFIX_BYTES + partBytes));
+  return Array.from({ length }, (_, number) => partOf(record, number, partBytes));
+}
+
 /**
- * Checks a record as a ranged GET brought it, prefix included, and returns its data.
+ * Checks a part as a ranged GET brought it, prefix included, and returns its data.
  *
  * @throws DamageError naming key, offset and both checksums.
  */
-export function openRecord(
+export function openPart(
   key: string,
   offset: number,
   firstBlock: number,
-  storedBytes: number,
+  dataBytes: number,
   bytes: Uint8Array,
 ): Uint8Array {
   const damaged = (what: string) => new DamageError(`${key} at offset ${offset}: ${what}`);
-  if (bytes.length !== RECORD_PREFIX_BYTES + storedBytes) {
+  if (bytes.length !== RECORD_PREFIX_BYTES + dataBytes) {
     throw damaged(
-      `the record has ${RECORD_PREFIX_BYTES + storedBytes} bytes, ${bytes.length} are there`,
+      `the record has ${RECORD_PREFIX_BYTES + dataBytes} bytes, ${bytes.length} are there`,
     );
   }
   const view = viewOf(bytes);
   checkCrc(damaged, "record", view.getUint32(0, true), bytes.subarray(4));
-  if (view.getUint32(4, true) !== storedBytes) {
-    throw damaged(`a record of ${view.getUint32(4, true)} bytes where ${storedBytes} were stored`);
+  if (view.getUint32(4, true) !== dataBytes) {
+    throw damaged(`a record of ${view.getUint32(4, true)} bytes where ${dataBytes} were stored`);
   }
   if (getUint64(view, 8) !== firstBlock) {
     throw damaged(`the record of block ${getUint64(view, 8)} where ${firstBlock} was stored`);

@@ -7,7 +7,7 @@
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError } from "../errors.ts";
 import { SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
-import type { Contents } from "./contents.ts";
+import type { Contents, StripeRange } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
 import type { FlushPath } from "./flush.ts";
 import { parseSegmentHead, RECORD_DATA, segmentKey, type SegmentRecord } from "./segment.ts";
@@ -88,12 +88,12 @@ export class SegmentMover {
   /** A base is replaced by a whole stripe only, a patch by its own blocks. */
   async #fetch(seq: number, entries: [number, SegmentRecord[]][], brought: Set<number>) {
     const { cache, blocksPerStripe } = this.#contents;
-    const whole: number[] = [];
-    const part: number[] = [];
+    const whole: StripeRange[] = [];
+    const part: StripeRange[] = [];
     for (const [stripe, records] of entries) {
       if (cache.find(stripe) < 0) brought.add(stripe);
       const hasBase = records.some(({ blockCount }) => blockCount === blocksPerStripe);
-      (hasBase ? whole : part).push(stripe);
+      (hasBase ? whole : part).push(this.#contents.whole(stripe));
     }
     await Promise.all([this.#fetcher.fetch(whole), this.#fetcher.fetch(part, { onlySeq: seq })]);
   }

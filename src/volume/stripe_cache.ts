@@ -217,6 +217,10 @@ export class StripeCache {
     return this.#valid.has(slot, block);
   }
 
+  validCount(slot: number): number {
+    return this.#valid.count(slot, 0, this.blocksPerStripe);
+  }
+
   setValid(slot: number, firstBlock: number, blockCount: number): void {
     this.#valid.set(slot, firstBlock, blockCount);
   }
@@ -347,7 +351,7 @@ export class StripeCache {
   }
 
   #holdsNothing(slot: number): boolean {
-    return this.#valid.count(slot, 0, this.blocksPerStripe) === 0;
+    return this.validCount(slot) === 0;
   }
 
   /** Throws if an invariant of the file's head does not hold. */

@@ -70,7 +70,7 @@ export class TrimPath {
   /** `start` and `end` are multiples of a block. */
   #attempt(start: number, end: number): Blocked | null {
     const blocked = this.#blockedBy(start, end);
-    if (typeof blocked === "number") return this.#fetcher.fetch([blocked]);
+    if (typeof blocked === "number") return this.#fetcher.fetch([this.#contents.whole(blocked)]);
     if (blocked === null) zeroBlocks(this.#contents, start / BLOCK_BYTES, end / BLOCK_BYTES);
     return blocked;
   }

@@ -46,13 +46,15 @@ import { segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
 import { TrimPath } from "./trim.ts";
 import { Uploader } from "./uploader.ts";
-import { growVolume, readOrCreateVolume, type VolumeInfo } from "./volume_info.ts";
+import { growVolume, partBytesOf, readOrCreateVolume, type VolumeInfo } from "./volume_info.ts";
 import { WritePath } from "./write.ts";
 import { Zeroes } from "./zeroes.ts";
 
 export interface VolumeOptions {
   /** Undefined: as the volume in the bucket has it, or 64 KiB for a new one. */
   stripeBytes?: number;
+  /** Data in one part of a record, for a new volume; undefined: by its stripe, as limits.ts says. */
+  partBytes?: number;
   /** Undefined: as the volume in the bucket has it; a new one needs it. */
   volumeBytes?: number;
   /** Slots of one stripe each. */
@@ -192,7 +194,14 @@ export class Volume implements BlockDevice {
     this.#onFailure = around.onFailure;
     const { stripeBytes } = info;
     const cache = new StripeCache(options.cacheStripes, stripeBytes, options.cacheTtlMs, clock);
-    const contents = new Contents(cache, new Zeroes(), map, clock, options.ioTimeoutMs);
+    const contents = new Contents(
+      cache,
+      new Zeroes(),
+      map,
+      clock,
+      options.ioTimeoutMs,
+      partBytesOf(info),
+    );
     const { segmentDataBytes = SEGMENT_DATA_BYTES_MAX, garbageBytesMin = RECLAIM_BYTES_MIN } =
       options;
     const batchBytesMax = contents.dirtyStripesMax * stripeBytes;

@@ -1,24 +1,36 @@
 /**
  * `volume.json`: what a volume is, written once when it is created; only its size can change, and only grow.
+ *
+ * Format 2 is that of a volume whose records have parts (segment.ts); programs that know format 1 alone refuse it. All
+ * others have format 1: those with stripes of up to STRIPE_UNPARTED_BYTES_MAX, and what older programs made.
  */
 import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
 import { DamageError, UsageError } from "../errors.ts";
+import { PART_BYTES, STRIPE_UNPARTED_BYTES_MAX } from "../limits.ts";
 import { decodeChecked, encodeChecked } from "./checked_json.ts";
 import { checkpointKey, listCheckpoints } from "./checkpoint.ts";
 import { seqOfKey } from "./segment.ts";
 
 export const VOLUME_KEY = "volume.json";
-const VOLUME_FORMAT = 1;
+const FORMAT_UNPARTED = 1;
+const FORMAT_PARTED = 2;
 
 /** What a volume is, once and for all, but for its size, which can grow. */
 export interface VolumeInfo {
   format: number;
   uuid: string;
   stripeBytes: number;
+  /** Data in one part of a record, a power of two; undefined if every record is one part. */
+  partBytes?: number;
   volumeBytes: number;
   /** ISO 8601. */
   created: string;
+}
+
+/** Data in one part of a record, at most. */
+export function partBytesOf({ partBytes, stripeBytes }: VolumeInfo): number {
+  return partBytes ?? stripeBytes;
 }
 
 /** Shape and size as configured; undefined takes what the volume has. */
@@ -27,6 +39,8 @@ export interface WantedShape {
   volumeBytes?: number;
   /** Stripe of a volume that is created. */
   defaultStripeBytes: number;
+  /** Part of a volume that is created; undefined: PART_BYTES, or the stripe if that is STRIPE_UNPARTED_BYTES_MAX or less. */
+  partBytes?: number;
 }
 
 /** What `volume.json` says, and the version of it that said so. */
@@ -54,10 +68,15 @@ export async function readOrCreateVolume(
       return found;
     }
     if (wanted.volumeBytes === undefined) throw noVolumeIn(bucket.name);
+    const stripeBytes = wanted.stripeBytes ?? wanted.defaultStripeBytes;
+    const isLarge = stripeBytes > STRIPE_UNPARTED_BYTES_MAX;
+    const partBytes = wanted.partBytes ?? (isLarge ? PART_BYTES : stripeBytes);
+    const isParted = partBytes < stripeBytes;
     const info: VolumeInfo = {
-      format: VOLUME_FORMAT,
+      format: isParted ? FORMAT_PARTED : FORMAT_UNPARTED,
       uuid,
-      stripeBytes: wanted.stripeBytes ?? wanted.defaultStripeBytes,
+      stripeBytes,
+      ...isParted && { partBytes },
       volumeBytes: wanted.volumeBytes,
       created: new Date(clock.now()).toISOString(),
     };
@@ -111,10 +130,12 @@ export async function growVolume(
 
 function parseVolume(bucket: Bucket, bytes: Uint8Array): VolumeInfo {
   const info = decodeChecked<VolumeInfo>(VOLUME_KEY, bytes);
-  if (info.format !== VOLUME_FORMAT) {
+  const isKnown = info.format === FORMAT_UNPARTED ||
+    info.format === FORMAT_PARTED && info.partBytes !== undefined;
+  if (!isKnown) {
     throw new UsageError(
       `${bucket.name}: ${VOLUME_KEY} has format ${info.format}; ` +
-        `this program reads format ${VOLUME_FORMAT} only`,
+        `this program reads formats ${FORMAT_UNPARTED} and ${FORMAT_PARTED} only`,
     );
   }
   return info;

@@ -1,8 +1,8 @@
 /**
  * Write: split at stripe borders → find or take a slot → copy → mark valid and dirty → reply.
  *
- * The bucket is needed in three cases only: a part of a block is written that is not valid (its stripe
- * is fetched first), a stripe has so many patches that it is to be stored whole (likewise), or the
+ * The bucket is needed in three cases only: a part of a block is written that is not valid (the block
+ * is fetched first), a stripe has so many patches that it is to be stored whole (so all of it is), or the
  * bound on dirty stripes is reached (the write waits for an upload, and is never refused).
  *
  * A piece of up to `pieceBytes` is made in one turn, so that one batch has all of it or nothing.
@@ -10,7 +10,7 @@
 import { BLOCK_BYTES, WRITE_PIECE_BYTES_MAX, ZERO_RUNS_MAX } from "../limits.ts";
 import type { Done } from "./block_device.ts";
 import type { Blocked, ChangeOrder } from "./change_order.ts";
-import type { Contents } from "./contents.ts";
+import type { Contents, StripeRange } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
 import { zeroBlocks } from "./trim.ts";
 import { isAllZero } from "./zeroes.ts";
@@ -64,11 +64,11 @@ export class WritePath {
     return Array.isArray(blocked) ? this.#fetcher.fetch(blocked) : blocked;
   }
 
-  /** Writes one piece in this turn, or touches nothing and says what it needs: room, or stripes fetched. */
-  #tryPiece(offset: number, data: Uint8Array): null | "room" | number[] {
+  /** Writes one piece in this turn, or touches nothing and says what it needs: room, or blocks fetched. */
+  #tryPiece(offset: number, data: Uint8Array): null | "room" | StripeRange[] {
     const { cache, stripeBytes } = this.#contents;
     const end = offset + data.length;
-    let toFetch: number[] | null = null;
+    let toFetch: StripeRange[] | null = null;
     let newlyDirty = 0;
     let newSlots = 0;
     let cleanSlots = 0;
@@ -76,7 +76,7 @@ export class WritePath {
       const stripe = Math.floor(at / stripeBytes);
       const stop = Math.min(end, (stripe + 1) * stripeBytes);
       const slot = cache.find(stripe);
-      if (this.#mustFetch(stripe, slot, at, stop)) (toFetch ??= []).push(stripe);
+      toFetch = this.#addNeeded(toFetch, stripe, slot, at, stop);
       if (slot < 0) newSlots++;
       else if (cache.isClean(slot)) cleanSlots++;
       if (slot < 0 || !cache.hasDirty(slot)) newlyDirty++;
@@ -89,13 +89,31 @@ export class WritePath {
     return null;
   }
 
-  /** True if the stripe's other bytes are needed, and are neither in the cache nor known to be zero. */
-  #mustFetch(stripe: number, slot: number, start: number, end: number): boolean {
-    const { cache, map, blocksPerStripe } = this.#contents;
-    if (end - start === this.#contents.stripeBytes) return false;
-    if (start % BLOCK_BYTES !== 0 && !this.#isKnown(slot, start)) return true;
-    if (end % BLOCK_BYTES !== 0 && !this.#isKnown(slot, end)) return true;
-    return map.isFull(stripe) && (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe));
+  /** Adds to `ranges` what of the stripe's other bytes is needed, and is neither in the cache nor known to be zero. */
+  #addNeeded(
+    ranges: StripeRange[] | null,
+    stripe: number,
+    slot: number,
+    start: number,
+    end: number,
+  ): StripeRange[] | null {
+    const { cache, map, blocksPerStripe, stripeBytes } = this.#contents;
+    if (end - start === stripeBytes) return ranges;
+    if (map.isFull(stripe) && (slot < 0 || !cache.allValid(slot, 0, blocksPerStripe))) {
+      return [...ranges ?? [], this.#contents.whole(stripe)];
+    }
+    if (start % BLOCK_BYTES !== 0 && !this.#isKnown(slot, start)) {
+      ranges = [...ranges ?? [], this.#blockAt(stripe, start)];
+    }
+    if (end % BLOCK_BYTES !== 0 && !this.#isKnown(slot, end)) {
+      ranges = [...ranges ?? [], this.#blockAt(stripe, end)];
+    }
+    return ranges;
+  }
+
+  #blockAt(stripe: number, byte: number): StripeRange {
+    const first = Math.floor(byte / BLOCK_BYTES) - stripe * this.#contents.blocksPerStripe;
+    return { stripe, first, end: first + 1 };
   }
 
   #isKnown(slot: number, byte: number): boolean {

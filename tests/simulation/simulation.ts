@@ -75,6 +75,7 @@ class Simulation implements World {
     const stripes = 4 + seed.below(stripeBytes > 8192 ? 8 : 30);
     this.options = {
       stripeBytes,
+      partBytes: seed.pick([stripeBytes, 4096, 8192]),
       volumeBytes: stripeBytes * stripes,
       cacheStripes: 16 + seed.below(16),
       cacheTtlMs: seed.pick([0, 2000, 60_000]),

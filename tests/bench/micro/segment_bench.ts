@@ -1,5 +1,5 @@
 import {
-  openRecord,
+  openPart,
   parseSegmentHead,
   SEGMENT_BYTES_MAX,
   SegmentBuilder,
@@ -40,5 +40,5 @@ Deno.bench("segment: a head of 2,048 records parsed", () => {
 });
 
 Deno.bench("segment: a record of 4 KiB checked", () => {
-  openRecord(segmentKey(1), first.offset, first.firstBlock, first.storedBytes, record);
+  openPart(segmentKey(1), first.offset, first.firstBlock, first.storedBytes, record);
 });

@@ -2,8 +2,10 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { DamageError } from "../../../src/errors.ts";
 import { SEGMENT_HEAD_BYTES_MAX, SEGMENT_RECORDS_MAX } from "../../../src/limits.ts";
 import {
-  openRecord,
+  openPart,
   parseSegmentHead,
+  partOf,
+  partsOf,
   RECORD_DATA,
   RECORD_PREFIX_BYTES,
   RECORD_ZEROES,
@@ -37,7 +39,7 @@ function segment() {
 function open(bytes: Uint8Array, record: SegmentRecord): Uint8Array {
   const end = record.offset + RECORD_PREFIX_BYTES + record.storedBytes;
   const part = bytes.subarray(record.offset, end);
-  return openRecord(KEY, record.offset, record.firstBlock, record.storedBytes, part);
+  return openPart(KEY, record.offset, record.firstBlock, record.storedBytes, part);
 }
 
 Deno.test("a segment's head brings back header and records", () => {
@@ -97,9 +99,52 @@ Deno.test("a record that is cut, or another one, is found", () => {
   const { bytes, records: [first, , second] } = segment();
   for (let length = 0; length < RECORD_PREFIX_BYTES + first.storedBytes; length += 7) {
     const part = bytes.subarray(first.offset, first.offset + length);
-    assertThrows(() => openRecord(KEY, 0, 7, first.storedBytes, part), DamageError, KEY);
+    assertThrows(() => openPart(KEY, 0, 7, first.storedBytes, part), DamageError, KEY);
   }
   assertThrows(() => open(bytes, { ...second, firstBlock: 7 }), DamageError, "the record of block");
+});
+
+Deno.test("a record's parts are where they are said to be, and each is checked by itself", () => {
+  const [partBytes, block] = [8192, 4096];
+  const data = blocks(5, 0);
+  for (let at = 0; at < 5; at++) data.fill(at + 1, at * block, (at + 1) * block);
+  const builder = new SegmentBuilder(new Uint8Array(64 * 1024), 2, partBytes);
+  builder.addData(7, data);
+  builder.addData(50, blocks(1, 9)); // no longer than a part: as without them
+  const bytes = builder.finish(HEADER);
+  const { records: [long, short] } = parseSegmentHead(KEY, bytes, bytes.length);
+  assertEquals([long.blockCount, long.storedBytes], [5, 5 * block + 2 * RECORD_PREFIX_BYTES]);
+  assertEquals(short.offset, long.offset + RECORD_PREFIX_BYTES + long.storedBytes);
+  assertEquals(open(bytes, short), blocks(1, 9));
+  assertEquals(partsOf(short, partBytes), [short]);
+  const parts = partsOf(long, partBytes).map((part, number) => {
+    assertEquals(part, partOf(long, number, partBytes));
+    return { ...part, firstBlock: 7 + 2 * number };
+  });
+  assertEquals(parts.map(({ storedBytes }) => storedBytes), [8192, 8192, 4096]);
+  const opened = (number: number) => open(bytes, parts[number]);
+  for (const number of [0, 1, 2]) {
+    assertEquals(opened(number), data.subarray(number * partBytes, (number + 1) * partBytes));
+  }
+  for (const [number, { offset, storedBytes }] of parts.entries()) {
+    const end = offset + RECORD_PREFIX_BYTES + storedBytes;
+    for (let bit = offset * 8; bit < end * 8; bit += number === 1 ? 1 : 501) {
+      bytes[bit >> 3] ^= 1 << (bit & 7);
+      assertThrows(() => opened(number), DamageError, `${KEY} at offset ${offset}`);
+      if (bit % 64 === 0) opened((number + 1) % 3);
+      bytes[bit >> 3] ^= 1 << (bit & 7);
+    }
+  }
+});
+
+Deno.test("8 MiB in parts of a block fit the buffer of a segment", () => {
+  const builder = new SegmentBuilder(new Uint8Array(SEGMENT_BYTES_MAX), 2, 4096);
+  builder.addData(0, blocks(1024, 1));
+  builder.addData(1024, blocks(1024, 2));
+  const bytes = builder.finish(HEADER);
+  const { records: [, last] } = parseSegmentHead(KEY, bytes, bytes.length);
+  const part = { ...partOf(last, 1023, 4096), firstBlock: 2047 };
+  assertEquals(open(bytes, part), blocks(1, 2));
 });
 
 Deno.test("a segment under another key is found", () => {
