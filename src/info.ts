@@ -2,6 +2,7 @@
 import { showBytes, showCount, showSeconds } from "./progress.ts";
 import type { Tenancy } from "./volume/lease.ts";
 import type { VolumeDescription } from "./volume/description.ts";
+import type { VolumeInfo } from "./volume/volume_info.ts";
 
 const LEASES: Record<Tenancy["state"], string> = {
   held: "held: the drive is open there",
@@ -16,7 +17,7 @@ export function showInfo(name: string, about: VolumeDescription, nowMs: number):
   const rows: [string, string][] = [
     ["volume", name],
     ["uuid", info.uuid],
-    ["size", `${showBytes(info.volumeBytes)} in stripes of ${showBytes(info.stripeBytes)}`],
+    ["size", showShape(info)],
     ["created", info.created],
   ];
   if (tenancy) {
@@ -52,6 +53,11 @@ export function showInfo(name: string, about: VolumeDescription, nowMs: number):
   ]);
   for (const what of unreadable) rows.push(["damaged", `${what}; "elasticdrive check" says more`]);
   return rows.map(([label, text]) => `${label.padEnd(11)} ${text}`);
+}
+
+function showShape({ volumeBytes, stripeBytes, partBytes }: VolumeInfo): string {
+  const parts = partBytes === undefined ? "" : `, read in parts of ${showBytes(partBytes)}`;
+  return `${showBytes(volumeBytes)} in stripes of ${showBytes(stripeBytes)}${parts}`;
 }
 
 /** The same for programs; times in ms since 1970, sizes in bytes. */

@@ -96,6 +96,8 @@ export class SegmentMover {
       (hasBase ? whole : part).push(this.#contents.whole(stripe));
     }
     await Promise.all([this.#fetcher.fetch(whole), this.#fetcher.fetch(part, { onlySeq: seq })]);
+    // of what a reader was having fetched a part only has come
+    await this.#fetcher.fetch(whole.filter((range) => this.#contents.countMissing(range) > 0));
   }
 
   /** Marks what is here of the record's blocks; what is not, any more, waits for another round. */

@@ -16,6 +16,7 @@ import { PROGRAM } from "../support/drive.ts";
 import { run } from "../support/programs.ts";
 import { benchBeside } from "./beside.ts";
 import { benchCounting } from "./counting.ts";
+import { benchFetched } from "./fetched.ts";
 import { benchFlush } from "./flush.ts";
 import { benchHot } from "./hot.ts";
 import { benchOpening } from "./opening.ts";
@@ -39,6 +40,7 @@ const PARTS: Record<string, () => Promise<Row[]>> = {
   tls: benchTls,
   stored: benchStored,
   flush: benchFlush,
+  fetched: benchFetched,
   opening: benchOpening,
   replay: benchReplay,
   reclaim: benchReclaim,

@@ -16,6 +16,7 @@ import {
   seqOfKey,
 } from "../../src/volume/segment.ts";
 import { StripeMap } from "../../src/volume/stripe_map.ts";
+import { partBytesOf, readVolume } from "../../src/volume/volume_info.ts";
 
 /** A volume of which some stripes are mapped, each in a segment of 8 MiB. */
 export interface Shape {
@@ -28,19 +29,20 @@ export interface Shape {
 /** Coprime to every number of stripes here, so that multiplying by it is a permutation of them. */
 const SCATTER = 40_503_011;
 
-/** Stores the checkpoint of such a volume behind the claim at seq 1; returns bytes of its map in memory. */
+/** Stores the checkpoint of such a volume, which is there already, behind the claim at seq 1; returns bytes of its map in memory. */
 export async function storeCheckpoint(bucket: Bucket, shape: Shape): Promise<number> {
   const { volumeBytes, stripeBytes, mappedStripes, order } = shape;
   const stripes = volumeBytes / stripeBytes;
   const blocksPerStripe = stripeBytes / BLOCK_BYTES;
   const inSegment = 8 * MIB / stripeBytes;
   const stripeAt = (n: number) => order === "in order" ? n : n * SCATTER % stripes;
+  const partBytes = partBytesOf((await readVolume(bucket))!.info);
   const map = new StripeMap(blocksPerStripe);
   map.claims.add(1);
   let seq = 1;
   for (let from = 0; from < mappedStripes; from += inSegment) {
     const first = Array.from({ length: inSegment }, (_, at) => stripeAt(from + at));
-    const { bytes, records } = segmentOf(first, blocksPerStripe);
+    const { bytes, records } = segmentOf(first, blocksPerStripe, partBytes);
     map.apply(++seq, bytes, records);
   }
   await new Checkpointer(bucket, map, 1, null, () => Promise.resolve()).store(seq);
@@ -48,8 +50,9 @@ export async function storeCheckpoint(bucket: Bucket, shape: Shape): Promise<num
 }
 
 /** A segment of whole stripes: how large it is, and what its index says. */
-function segmentOf(stripes: number[], blockCount: number) {
-  const storedBytes = blockCount * BLOCK_BYTES;
+function segmentOf(stripes: number[], blockCount: number, partBytes = blockCount * BLOCK_BYTES) {
+  const dataBytes = blockCount * BLOCK_BYTES;
+  const storedBytes = dataBytes + (dataBytes / partBytes - 1) * RECORD_PREFIX_BYTES;
   let bytes = SEGMENT_HEADER_BYTES + stripes.length * INDEX_ENTRY_BYTES;
   const records = stripes.map((stripe): SegmentRecord => {
     const offset = bytes;

@@ -59,6 +59,18 @@ const BUGS: Bug[] = [
     to: "      true;\n    cache.beforeOverwrite",
   },
   {
+    what: "a fetch makes zeroes of what it was not asked for",
+    file: "fetch.ts",
+    from: "new Uint32Array(blocksPerStripe).fill(NOT_WANTED)",
+    to: "new Uint32Array(blocksPerStripe)",
+  },
+  {
+    what: "what comes along with a part is kept though a newer record has it",
+    file: "fetch.ts",
+    from: "if (this.#numberOf(fetch, records, block) === number) sourceOf",
+    to: "sourceOf",
+  },
+  {
     what: "a trim leaves what is in the cache",
     file: "trim.ts",
     from: "      cache.invalidate(slot, from - begin, to - from);",

@@ -275,6 +275,27 @@ Deno.test("reclaim moves what is live out of segments with parts", async () => {
   next.abandon();
 });
 
+Deno.test("reclaim moves a stripe whole of which a reader is having a part fetched", async () => {
+  const { volume, bucket, clock } = await openStored();
+  await volume.write(0, stored(7, STRIPE_BLOCKS)); // half of the segment is dead
+  await volume.flush();
+  bucket.hold("get");
+  const read = firstBytes(volume, STRIPE_BLOCKS + 10, 1);
+  await bucket.untilHeld(1);
+  let isDone = false;
+  const reclaimed = volume.reclaim(() => {}).finally(() => isDone = true);
+  await bucket.untilHeld(2);
+  bucket.held[1].release(); // the segment's head
+  await settle();
+  bucket.release("get");
+  while (!isDone) await clock.advance(100);
+  await reclaimed;
+  assert(!bucket.objects.has(segmentKey(2)), "it could not be emptied");
+  assertEquals(await read, [valueOf(STRIPE_BLOCKS + 10)]);
+  assertEquals(await readBytes(volume, STRIPE_BYTES, STRIPE_BYTES), stored(256, STRIPE_BLOCKS));
+  volume.abandon();
+});
+
 Deno.test("a volume with large stripes that has no parts is read and written as it is", async () => {
   const opened = await openStored(OLD_SHAPE);
   assertEquals([infoOf(opened.bucket).format, infoOf(opened.bucket).partBytes], [1, undefined]);
