@@ -79,13 +79,18 @@ export class Fetcher {
    * Whoever asks for blocks of a stripe that is being fetched waits for that fetch, and may not get them: everybody
    * looks whether what he needs has come.
    *
+   * @param options.around what to get with a range; failures outside the range are nobody's
    * @param options.onlySeq only the blocks that this segment has are wanted
    * @param options.isWanted asked before what had to wait for room is begun: else, when the bucket is back, readers
    *   who gave up long ago would keep all others waiting
    */
   async fetch(
     ranges: StripeRange[],
-    { onlySeq, isWanted }: { onlySeq?: number; isWanted?: () => boolean } = {},
+    { around, onlySeq, isWanted }: {
+      around?: (range: StripeRange) => StripeRange;
+      onlySeq?: number;
+      isWanted?: () => boolean;
+    } = {},
   ): Promise<void> {
     const { cache } = this.#contents;
     const asked: [Fetch, StripeRange][] = [];
@@ -101,7 +106,7 @@ export class Fetcher {
           continue;
         }
         if (!underWay) begun.add(fetch);
-        if (begun.has(fetch)) fetch.ranges.push(range);
+        if (begun.has(fetch)) fetch.ranges.push(around?.(range) ?? range);
         asked.push([fetch, range]);
       }
       this.#start([...begun]);

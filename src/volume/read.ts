@@ -119,27 +119,25 @@ export class ReadPath {
       }
       if (missing.length === 0) return;
       const isWanted = () => !this.#contents.isOverdue(sinceMs);
-      const ranges = missing.map(([stripe, from, part]) =>
-        this.#rangeAround(stripe, from, from + part.length)
-      );
-      const fetched = this.#fetcher.fetch(ranges, { isWanted });
+      const ranges = missing.map(([stripe, from, part]) => ({
+        stripe,
+        first: Math.floor(from / BLOCK_BYTES),
+        end: Math.ceil((from + part.length) / BLOCK_BYTES),
+      }));
+      const around = (range: StripeRange) => this.#around(range);
+      const fetched = this.#fetcher.fetch(ranges, { around, isWanted });
       await this.#contents.wait(fetched, sinceMs);
     }
   }
 
-  /** What to fetch for the bytes [from, to) of a stripe. */
-  #rangeAround(stripe: number, from: number, to: number): StripeRange {
+  /** What to fetch for a range that is needed. */
+  #around({ stripe, first, end }: StripeRange): StripeRange {
     const { cache, blocksPerPart } = this.#contents;
     const slot = cache.find(stripe);
     const validBlocks = slot < 0 ? 0 : cache.validCount(slot);
-    let blocks = blocksPerPart;
-    while (blocks < validBlocks) blocks *= 2;
-    const bytes = blocks * BLOCK_BYTES;
-    return {
-      stripe,
-      first: Math.floor(from / bytes) * blocks,
-      end: Math.ceil(to / bytes) * blocks,
-    };
+    let unit = blocksPerPart;
+    while (unit < validBlocks) unit *= 2;
+    return { stripe, first: Math.floor(first / unit) * unit, end: Math.ceil(end / unit) * unit };
   }
 
   /** Copies a part of one stripe, if every block of it is valid or reads as zero. */
