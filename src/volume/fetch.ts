@@ -183,6 +183,7 @@ export class Fetcher {
     fetch.missing = sources.size;
     for (const { number, firstBlock, endBlock } of sources.values()) {
       for (let block = firstBlock; block < endBlock; block++) {
+        if (sourceOf[block] !== NOT_WANTED) continue;
         if (this.#numberOf(fetch, records, block) === number) sourceOf[block] = number;
       }
     }

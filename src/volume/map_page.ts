@@ -4,7 +4,7 @@
  * Bases are 12 bytes in a typed array, 48 KiB a page. The words of a base:
  *   0: low 32 bits of the seq
  *   1: offset in the segment (24 bits; a segment is under 16 MiB) and above it bits 32 to 39 of the seq
- *   2: stored bytes behind the record's prefix; 0 says there is no base
+ *   2: stored bytes behind the record's first prefix; 0 says there is no base
  *
  * A checkpoint freezes the page and encodes it turns later. Whoever changes a stripe of a frozen page calls `keep`
  * first, which costs a copy of 3 KiB at most, so that a commit all over the disk is not held up by the checkpoint.
@@ -20,9 +20,9 @@ const KEPT_WORDS = 256 * WORDS;
 /** Where a data record lies. */
 export interface Place {
   seq: number;
-  /** Of the record's prefix. */
+  /** Of the record's first prefix. */
   offset: number;
-  /** Behind the prefix. */
+  /** Behind that prefix. */
   storedBytes: number;
 }
 

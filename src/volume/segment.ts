@@ -261,7 +261,7 @@ export function parseSegmentHead(key: string, bytes: Uint8Array, objectBytes: nu
   return head;
 }
 
-/** Where part `number` of a record lies, counted from 0; the record's place is that of its one part if it is not parted. */
+/** Where part `number` of a record lies, counted from 0; a record that is one part lies where that does. */
 export function partOf<T extends { offset: number; storedBytes: number }>(
   record: T,
   number: number,

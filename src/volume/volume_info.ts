@@ -76,7 +76,7 @@ export async function readOrCreateVolume(
       format: isParted ? FORMAT_PARTED : FORMAT_UNPARTED,
       uuid,
       stripeBytes,
-      ...isParted && { partBytes },
+      partBytes: isParted ? partBytes : undefined,
       volumeBytes: wanted.volumeBytes,
       created: new Date(clock.now()).toISOString(),
     };
