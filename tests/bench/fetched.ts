@@ -53,7 +53,12 @@ function show({ ratio, requests }: Fetched): string {
 async function measure(shape: Pick<VolumeOptions, "stripeBytes" | "partBytes">) {
   const bucket = new MemoryBucket();
   const cacheStripes = CACHE_BYTES / shape.stripeBytes!;
-  const options = { ...shape, volumeBytes: VOLUME_BYTES, cacheStripes };
+  const options = {
+    ...shape,
+    volumeBytes: VOLUME_BYTES,
+    cacheStripes,
+    readaheadBytes: 16 * MIB, // as it is by default
+  };
   const volume = await openVolumeOf(bucket, options);
   const data = new Uint8Array(4 * MIB).fill(1);
   for (let at = 0; at < VOLUME_BYTES; at += data.length) await volume.write(at, data);
