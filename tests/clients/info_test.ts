@@ -65,6 +65,14 @@ testInBothBuckets({
 });
 
 testInDirectory({
+  "of large stripes it says in what parts they are read": async (bucket) => {
+    await using drive = await Drive.start({ bucket, size: "8M", s3: { STRIPE: "1M" } });
+    await drive.stopClean();
+    const size = /^size +8 MiB in stripes of 1 MiB, read in parts of 16 KiB$/m;
+    assertMatch((await info(bucket)).stdout, size);
+    assertEquals(JSON.parse((await info(bucket, "--json")).stdout).partBytes, 16384);
+  },
+
   "a checkpoint that is damaged is named, and the one before it described": async (bucket) => {
     for (const value of [1, 2]) {
       await using drive = await Drive.start({ bucket, size: "32M" });
