@@ -44,8 +44,8 @@ export class MapPage {
   readonly patches = new Map<number, Patch[]>();
   /** How many stripes of each MAP_GROUP_STRIPES have a base or a patch. */
   readonly mapped = new Uint8Array(MAP_PAGE_STRIPES / MAP_GROUP_STRIPES);
-  /** True if anything changed since the last checkpoint took this page. */
-  changed = true;
+  /** The newest cut (`StripeMap.freeze`) of which the page has been stored. */
+  storedCut = 0;
   /** While frozen: what of `words` has changed since, by number of KEPT_WORDS. */
   #keptWords: Uint32Array[] | null = null;
   /** `patches` as they were frozen, once anything has changed. */
