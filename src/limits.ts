@@ -126,7 +126,10 @@ export const DIRTY_SHARE = 0.5;
  * a flush that comes at last wait longer.
  */
 export const SEAL_SHARE = 1 / 8;
-/** Stripes with dirty blocks that are sealed unasked, however large the cache: sealed, and committed, in one turn. */
+/**
+ * Stripes with dirty blocks, or runs of zeroes, that are sealed unasked, however large the cache: sealed, and committed,
+ * in one turn.
+ */
 export const SEAL_STRIPES_MAX = 4096;
 /** Zero runs not yet in the map; past it a trim waits for an upload. */
 export const ZERO_RUNS_MAX = 65_536;

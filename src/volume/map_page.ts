@@ -26,6 +26,8 @@ export interface Place {
   storedBytes: number;
 }
 
+const NOWHERE: Place = { seq: 0, offset: 0, storedBytes: 0 };
+
 /** A record over a part of a stripe; without a place it is zeroes. */
 export interface Patch {
   firstBlock: number;
@@ -64,13 +66,10 @@ export class MapPage {
 
   setBase(index: number, place: Place | null): void {
     const at = index * WORDS;
-    if (place === null) {
-      this.words.fill(0, at, at + WORDS);
-      return;
-    }
-    this.words[at] = place.seq >>> 0;
-    this.words[at + 1] = place.offset | Math.floor(place.seq / 2 ** 32) << OFFSET_BITS;
-    this.words[at + 2] = place.storedBytes;
+    const { seq, offset, storedBytes } = place ?? NOWHERE;
+    this.words[at] = seq >>> 0;
+    this.words[at + 1] = offset | Math.floor(seq / 2 ** 32) << OFFSET_BITS;
+    this.words[at + 2] = storedBytes;
   }
 
   hasBase(index: number): boolean {

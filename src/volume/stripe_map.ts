@@ -213,8 +213,8 @@ export class StripeMap {
   }
 
   /**
-   * From now on what has changed since the last call, which is returned, is also kept as it is, and so is the segment
-   * table, until `thaw`. Everything has to be settled. It takes no longer the more there is.
+   * From now on, until `thaw`, what has changed since the last call, which is returned, is also kept as it is, and so
+   * is the segment table. Everything has to be settled. It takes no longer the more there is.
    */
   freeze(): ReadonlyMap<number, MapPage | null> {
     if (this.#unsettled.length > 0) throw new Error("a checkpoint of a map that is not settled");
@@ -225,7 +225,7 @@ export class StripeMap {
     return this.#frozen;
   }
 
-  /** Has a page that did not change frozen, too, if it has not changed since `freeze` either. */
+  /** Adds a page that had not changed to those that are frozen, if it has not changed since `freeze` either. */
   freezeAlso(number: number): void {
     if (this.#frozen.has(number) || this.#changed.has(number)) return;
     const page = this.pages.get(number);
