@@ -147,9 +147,7 @@ export function parsePage(key: string, number: number, bytes: Uint8Array): MapPa
         : { seq: getUint64(view, at + 8), offset: view.getUint32(at + 16, true), storedBytes },
     };
     if (!page.isMapped(index)) page.countMapped(index, 1);
-    const patches = page.patches.get(index);
-    if (patches) patches.push(patch);
-    else page.patches.set(index, [patch]);
+    page.setPatches(index, [...page.patches.get(index) ?? [], patch]);
   }
   return page;
 }

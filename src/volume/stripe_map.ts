@@ -260,28 +260,29 @@ export class StripeMap {
       if (this.#frozen.get(number) === page && page.storedCut < this.#cut) page.freeze();
       this.#changed.set(number, page);
     }
-    page.keep(indexOf(stripe));
     return page;
   }
 
   #unmap(page: MapPage, index: number): void {
     this.#account(page, index, -1);
     page.setBase(index, null);
-    this.patchCount -= page.patches.get(index)?.length ?? 0;
-    page.patches.delete(index);
+    const patches = page.patches.get(index);
+    if (!patches) return;
+    this.patchCount -= patches.length;
+    page.setPatches(index, []);
   }
 
   /** Adds a patch above the others, and drops what no block is read from any more. */
   #addPatch(page: MapPage, index: number, patch: Patch): void {
     this.#account(page, index, -1);
     const older = page.patches.get(index) ?? [];
-    page.patches.set(index, [...older, patch]);
+    page.setPatches(index, [...older, patch]);
     const kept: Patch[] = [];
     for (const { visible, patch: each } of this.#layers(page, index)) {
       if (each && visible > 0) kept.unshift(each);
       else if (!each && visible === 0) page.setBase(index, null);
     }
-    page.patches.set(index, kept);
+    page.setPatches(index, kept);
     this.patchCount += kept.length - older.length;
     this.#account(page, index, 1);
   }

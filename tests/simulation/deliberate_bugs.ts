@@ -37,8 +37,8 @@ const BUGS: Bug[] = [
   {
     what: "the oldest patch of a stripe is forgotten",
     file: "stripe_map.ts",
-    from: "page.patches.set(index, kept);",
-    to: "page.patches.set(index, kept.slice(-2));",
+    from: "page.setPatches(index, kept);",
+    to: "page.setPatches(index, kept.slice(-2));",
   },
   {
     what: "zeroes over a part of a stripe are not noted in the map",
