@@ -114,16 +114,10 @@ const BUGS: Bug[] = [
     to: "storedUpTo: seq - 1,",
   },
   {
-    what: "a page that changes while a checkpoint is stored is not kept as it was",
-    file: "stripe_map.ts",
-    from: "page.freeze();",
-    to: ";",
-  },
-  {
     what: "what changed while a checkpoint was stored is left out of the next one",
     file: "stripe_map.ts",
-    from: "this.#frozen = this.#changed;\n    this.#changed = new Map();",
-    to: "this.#frozen = new Map(this.#changed);",
+    from: "if (isStored) return;",
+    to: "if (isStored) return this.#changed.clear();",
   },
   {
     what: "dead segments are deleted before the checkpoint is stored",
