@@ -166,12 +166,13 @@ export const CHECKPOINT_MS = 15 * 60_000;
 export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
 export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
-/**
- * What a checkpoint does in one turn, some 2 ms: stripes encoded (eight pages), or looks at a page or a segment; and
- * pages of which the live bytes are settled.
- */
+/** What a checkpoint does in one turn, some 2 ms: stripes encoded (eight pages), or looks at a page or a segment. */
 export const CHECKPOINT_TURN_STEPS = 8 * MAP_PAGE_STRIPES;
-export const SETTLE_TURN_PAGES = 4;
+/**
+ * Pages of which the live bytes are settled in one turn: a millisecond if neighbours are in one segment, ten if each
+ * stripe is in another of two million.
+ */
+export const SETTLE_TURN_PAGES = 2;
 /** Garbage below this is left: with four segments of 8 MiB nobody's bill changes. */
 export const RECLAIM_BYTES_MIN = 32 * MIB;
 /** Reclaim begins when garbage is half as much as what is live, and ends when it is a third. */
