@@ -130,7 +130,10 @@ export const DIRTY_SHARE = 0.5;
  * a flush that comes at last wait longer.
  */
 export const SEAL_SHARE = 1 / 8;
-/** Stripes with dirty blocks that are sealed unasked, however large the cache: sealed, and committed, in one turn. */
+/**
+ * Stripes with dirty blocks, or runs of zeroes, that are sealed unasked, however large the cache: sealed, and committed,
+ * in one turn.
+ */
 export const SEAL_STRIPES_MAX = 4096;
 /** Zero runs not yet in the map; past it a trim waits for an upload. */
 export const ZERO_RUNS_MAX = 65_536;
@@ -167,13 +170,13 @@ export const CHECKPOINT_MS = 15 * 60_000;
 export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
 export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
+/** What a checkpoint does in one turn, some 2 ms: stripes encoded (eight pages), or looks at a page or a segment. */
+export const CHECKPOINT_TURN_STEPS = 8 * MAP_PAGE_STRIPES;
 /**
- * What a checkpoint does in one turn, some 2 ms: pages encoded, rows of the segment table encoded, pages of which
- * the live bytes are settled.
+ * Pages of which the live bytes are settled in one turn: a millisecond if neighbours are in one segment, ten if each
+ * stripe is in another of two million.
  */
-export const CHECKPOINT_TURN_PAGES = 8;
-export const CHECKPOINT_TURN_SEGMENTS = 32_768;
-export const SETTLE_TURN_PAGES = 4;
+export const SETTLE_TURN_PAGES = 2;
 /** Garbage below this is left: with four segments of 8 MiB nobody's bill changes. */
 export const RECLAIM_BYTES_MIN = 32 * MIB;
 /** Reclaim begins when garbage is half as much as what is live, and ends when it is a third. */
@@ -183,6 +186,8 @@ export const RECLAIM_END_SHARE = 1 / 3;
 export const RECLAIM_LIVE_SHARE_MAX = 0.9;
 /** While clients are active, reclaim rests nine times as long as it worked: a tenth of the time. */
 export const RECLAIM_REST_FACTOR = 9;
+/** Segments looked at in one turn, to find those: under a millisecond. */
+export const RANK_TURN_SEGMENTS = 32_768;
 /** Live bytes moved in one round: what fills a new segment. */
 export const RECLAIM_ROUND_BYTES = SEGMENT_DATA_BYTES_MAX;
 /** Segments emptied in one round, and of how many at a time the header is read. */

@@ -374,7 +374,7 @@ function* recordsIn(
   blocksPerStripe: number,
 ): Generator<LiveRecord> {
   if (seqs.size === 0) return;
-  for (const page of map.pages.keys()) {
+  for (const [page] of map.pages) {
     const first = page * MAP_PAGE_STRIPES;
     const stripes = Array.from({ length: MAP_PAGE_STRIPES }, (_, index) => first + index);
     for (const record of recordsOf(map, stripes, blocksPerStripe)) {

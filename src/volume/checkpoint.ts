@@ -6,8 +6,8 @@
  *   checkpoint/<seq>   the root: where every page is, in this pack or an older one, and the segment table
  *
  * The root is stored last; a checkpoint without it does not exist. What it holds is settled in one turn, between two
- * commits, in which pages and segment table are only frozen. All else is done a few milliseconds a turn, so that clients
- * don't notice: 1 TiB in order are 4,096 pages and 256 MiB to be encoded.
+ * commits, in which what changed is only listed and frozen (stripe_map.ts). All else is done a few milliseconds a turn,
+ * so that clients don't notice: 1 TiB in order are 4,096 pages and 256 MiB to be encoded.
  *
  * Two checkpoints are kept, the older for the case that the newer is damaged. A writer's first one stores every
  * page anew: the pages it found belong to the checkpoints of the writer before it, which may still be alive
@@ -17,10 +17,16 @@
  */
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError } from "../errors.ts";
-import { CHECKPOINT_PART_BYTES_MAX, CHECKPOINT_TURN_PAGES, DOWNLOADS_MAX } from "../limits.ts";
+import {
+  CHECKPOINT_PART_BYTES_MAX,
+  CHECKPOINT_TURN_STEPS,
+  DOWNLOADS_MAX,
+  MAP_PAGE_STRIPES,
+} from "../limits.ts";
 import {
   CHECKPOINT_PREFIX,
   checkpointKey,
+  type EncodedRoot,
   encodePage,
   encodeRoot,
   PACK_PREFIX,
@@ -92,13 +98,20 @@ export async function loadCheckpoint(
     if (!object) throw new DamageError(`${pack}: missing, and ${checkpointKey(seq)} needs it`);
     for (const [number, { offset, length }] of pages) {
       const page = parsePage(pack, number, object.bytes.subarray(offset, offset + length));
-      map.pages.set(number, page);
-      for (const patches of page.patches.values()) map.patchCount += patches.length;
+      map.load(number, page);
       doneBytes += length;
     }
     onProgress(doneBytes, allBytes);
   });
   return { seq: root.seq, epoch: root.epoch, packs: new Set(byPack.keys()) };
+}
+
+/** What there is once a checkpoint is stored. */
+export interface StoredCheckpoint {
+  /** The seq of the older of the two there are then, or 0: opening may have to read the log from there. */
+  olderSeq: number;
+  /** The segments that are dead in the newer. */
+  dead: number[];
 }
 
 /** Stores checkpoints of one map, one at a time. */
@@ -131,7 +144,6 @@ export class Checkpointer {
     this.#map = map;
     this.#epoch = epoch;
     this.#newest = found;
-    for (const page of map.pages.values()) page.changed = true;
   }
 
   get newestSeq(): number {
@@ -139,70 +151,45 @@ export class Checkpointer {
   }
 
   /**
-   * Stores the map as it is in the turn of the call, which is after `seq` and nothing more; what is not settled
-   * (`StripeMap.settle`) is in that turn. Not to be called again before it ends. Returns the seq of the older of the
-   * two checkpoints there are then, or 0: opening may have to read the log from there.
+   * Stores the map as it is in the turn of the call, which is after `seq` and nothing more, and settled
+   * (`StripeMap.settle`). Not to be called again before it ends.
    */
-  async store(seq: number): Promise<number> {
-    this.#map.settle(Infinity);
-    const { segments } = this.#map;
-    segments.freeze();
+  async store(seq: number): Promise<StoredCheckpoint> {
+    const pages = this.#map.freeze();
     const claims = [...this.#map.claims];
-    const pages = this.#freeze();
+    let encoded: EncodedRoot;
     try {
+      await this.#addPoor(pages);
       await this.#storePages(seq, pages);
       const root = { seq, epoch: this.#epoch, pages: this.#places };
-      const bytes = await encodeRoot(root, segments, claims, this.#pause);
-      await this.#bucket.put(checkpointKey(seq), bytes);
+      encoded = await encodeRoot(root, this.#map.segments, claims, this.#pause);
+      await this.#bucket.put(checkpointKey(seq), encoded.bytes);
     } catch (error) {
-      segments.thaw();
-      // the next one has to store them all
-      for (const page of pages.values()) {
-        page.thaw();
-        page.changed = true;
-      }
+      this.#map.thaw(false); // the next one has to store them all
       throw error;
     }
+    this.#map.thaw(true);
     const older = this.#newest;
     const packs = new Set<string>();
-    for (const { pack } of this.#places.values()) packs.add(pack);
+    await this.#inTurns(this.#places, ([, { pack }]) => packs.add(pack));
     this.#newest = { seq, packs };
     await this.#cleanUp(seq, older);
-    return older?.seq ?? 0;
+    return { olderSeq: older?.seq ?? 0, dead: encoded.dead };
   }
 
-  /** Freezes the pages that are to be stored. */
-  #freeze(): Map<number, MapPage> {
-    const poor = this.#poorPacks();
-    const frozen = new Map<number, MapPage>();
-    for (const [number, page] of this.#map.pages) {
-      const place = this.#places.get(number);
-      if (!page.changed && place && !poor.has(place.pack)) continue;
-      page.changed = false;
-      page.freeze();
-      frozen.set(number, page);
-    }
-    for (const number of this.#places.keys()) {
-      if (!this.#map.pages.has(number)) this.#places.delete(number); // it was taken out
-    }
-    return frozen;
-  }
-
-  /** Packs of which less than half is still needed: what is, moves on, so that they can be deleted. */
-  #poorPacks(): Set<string> {
+  /** Adds pages of packs of which less than half is still needed: what is, moves on, so that they can be deleted. */
+  async #addPoor(pages: ReadonlyMap<number, MapPage | null>): Promise<void> {
     const needed = new Map<string, number>();
-    for (const [number, { pack, length }] of this.#places) {
-      if (this.#map.pages.get(number)?.changed !== false) continue;
-      needed.set(pack, (needed.get(pack) ?? 0) + length);
-    }
-    const poor = new Set<string>();
-    for (const [key, bytes] of this.#packBytes) {
-      if ((needed.get(key) ?? 0) * 2 < bytes) poor.add(key);
-    }
-    return poor;
+    await this.#inTurns(this.#places, ([number, { pack, length }]) => {
+      if (!pages.has(number)) needed.set(pack, (needed.get(pack) ?? 0) + length);
+    });
+    await this.#inTurns(this.#places, ([number, { pack }]) => {
+      const isPoor = (needed.get(pack) ?? 0) * 2 < this.#packBytes.get(pack)!;
+      if (isPoor) this.#map.freezeAlso(number);
+    });
   }
 
-  async #storePages(seq: number, frozen: Map<number, MapPage>): Promise<void> {
+  async #storePages(seq: number, pages: ReadonlyMap<number, MapPage | null>): Promise<void> {
     const buffer = this.#buffer ??= new Uint8Array(CHECKPOINT_PART_BYTES_MAX);
     let end = 0;
     let part = 0;
@@ -214,24 +201,37 @@ export class Checkpointer {
       end = 0;
     };
     let inTurn = 0;
-    for (const [number, page] of frozen) {
-      let contents = page.frozen();
-      const length = pageBytes(contents);
+    for (const [number, page] of pages) {
+      let contents = page?.frozen();
+      const length = contents ? pageBytes(contents) : PAGE_HEADER_BYTES;
       if (end + length > buffer.length) {
         await store();
-        contents = page.frozen();
+        contents = page?.frozen();
       }
-      if (length === PAGE_HEADER_BYTES) {
+      if (!contents || length === PAGE_HEADER_BYTES) {
         this.#places.delete(number); // nothing is mapped there any more
       } else {
         encodePage(number, contents, buffer.subarray(end, end + length));
         this.#places.set(number, { packSeq: seq, part, pack, offset: end, length });
         end += length;
       }
-      page.thaw();
-      if (++inTurn % CHECKPOINT_TURN_PAGES === 0) await this.#pause();
+      if (page) this.#map.stored(page);
+      inTurn += page ? MAP_PAGE_STRIPES : 1;
+      if (inTurn >= CHECKPOINT_TURN_STEPS) {
+        inTurn = 0;
+        await this.#pause();
+      }
     }
     if (end > 0) await store();
+  }
+
+  /** Does `act` with each, a few milliseconds a turn. */
+  async #inTurns<T>(items: Iterable<T>, act: (item: T) => void): Promise<void> {
+    let inTurn = 0;
+    for (const item of items) {
+      act(item);
+      if (++inTurn % CHECKPOINT_TURN_STEPS === 0) await this.#pause();
+    }
   }
 
   /** Deletes what neither of the two newest checkpoints needs, leftovers of a crash included. */

@@ -23,7 +23,7 @@
  */
 import { crc32 } from "node:zlib";
 import { DamageError } from "../errors.ts";
-import { CHECKPOINT_TURN_SEGMENTS, MAP_PAGE_STRIPES, MIB } from "../limits.ts";
+import { CHECKPOINT_TURN_STEPS, MAP_PAGE_STRIPES, MIB } from "../limits.ts";
 import { MapPage, type PageContents, type Patch } from "./map_page.ts";
 import { checkCrc, getUint64, setUint64, viewOf } from "./segment.ts";
 import type { SegmentTable } from "./segment_table.ts";
@@ -147,11 +147,15 @@ export function parsePage(key: string, number: number, bytes: Uint8Array): MapPa
         : { seq: getUint64(view, at + 8), offset: view.getUint32(at + 16, true), storedBytes },
     };
     if (!page.isMapped(index)) page.countMapped(index, 1);
-    const patches = page.patches.get(index);
-    if (patches) patches.push(patch);
-    else page.patches.set(index, [patch]);
+    page.setPatches(index, [...page.patches.get(index) ?? [], patch]);
   }
   return page;
+}
+
+export interface EncodedRoot {
+  bytes: Uint8Array;
+  /** The seqs of the segments that are dead in it. */
+  dead: number[];
 }
 
 /** @param segments the table, frozen; the claims are beside it */
@@ -160,7 +164,7 @@ export async function encodeRoot(
   segments: SegmentTable,
   claims: number[],
   pause: () => Promise<void>,
-): Promise<Uint8Array> {
+): Promise<EncodedRoot> {
   const segmentCount = segments.frozenSize + claims.length;
   const bytes = new Uint8Array(
     ROOT_HEADER_BYTES + root.pages.size * ROOT_PAGE_BYTES + segmentCount * ROOT_SEGMENT_BYTES,
@@ -172,6 +176,7 @@ export async function encodeRoot(
   setUint64(view, 24, root.epoch);
   view.setUint32(32, segmentCount, true);
   let at = ROOT_HEADER_BYTES;
+  let pages = 0;
   for (const [number, { part, packSeq, offset, length }] of root.pages) {
     view.setUint32(at, number, true);
     view.setUint32(at + 4, part, true);
@@ -179,24 +184,28 @@ export async function encodeRoot(
     view.setUint32(at + 16, offset, true);
     view.setUint32(at + 20, length, true);
     at += ROOT_PAGE_BYTES;
+    if (++pages % CHECKPOINT_TURN_STEPS === 0) await pause();
   }
+  const dead: number[] = [];
   let rows = 0;
   for (const { seqs, bytes } of segments.frozen()) {
     for (let row = 0; row < seqs.length; row++) {
+      const [storedBytes, liveBytes] = [bytes[2 * row], bytes[2 * row + 1]];
       setUint64(view, at, seqs[row]);
-      view.setUint32(at + 8, bytes[2 * row], true);
-      view.setUint32(at + 12, bytes[2 * row + 1], true);
+      view.setUint32(at + 8, storedBytes, true);
+      view.setUint32(at + 12, liveBytes, true);
       at += ROOT_SEGMENT_BYTES;
+      if (liveBytes === 0) dead.push(seqs[row]);
     }
     rows += seqs.length;
-    if (rows % CHECKPOINT_TURN_SEGMENTS === 0) await pause();
+    if (rows % CHECKPOINT_TURN_STEPS === 0) await pause();
   }
   for (const seq of claims) {
     setUint64(view, at, seq); // and no bytes at all
     at += ROOT_SEGMENT_BYTES;
   }
   view.setUint32(8, await crcInTurns(bytes.subarray(12), pause), true);
-  return bytes;
+  return { bytes, dead };
 }
 
 async function crcInTurns(bytes: Uint8Array, pause: () => Promise<void>): Promise<number> {

@@ -74,25 +74,24 @@ export class CheckpointSchedule {
 
   async #settle(): Promise<void> {
     this.#isSettling = true;
-    await this.#settled();
+    while (this.#settleSome()) await sleep(this.#clock, 0);
     this.#isSettling = false;
     this.#reclaimer.consider();
   }
 
-  async #settled(): Promise<void> {
-    while (this.#contents.map.settle(SETTLE_TURN_PAGES)) await sleep(this.#clock, 0);
+  #settleSome(): boolean {
+    return this.#contents.map.settle(SETTLE_TURN_PAGES);
   }
 
   async #store(): Promise<boolean> {
-    await this.#settled();
+    while (this.#settleSome()) await sleep(this.#clock, 0);
     const seq = this.#flush.committedSeq;
     if (this.#contents.failure || seq === this.#checkpointer.newestSeq) return false;
     this.stop();
-    const dead = this.#reclaimer.dead();
     try {
-      const olderSeq = await this.#checkpointer.store(seq);
+      const stored = await this.#checkpointer.store(seq);
       this.stored++;
-      await this.#reclaimer.deleteDead(dead, olderSeq);
+      await this.#reclaimer.deleteDead(stored);
       this.#logger.debug(() => `checkpoint ${seq} stored`);
       return true;
     } catch (error) {

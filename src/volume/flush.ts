@@ -148,7 +148,10 @@ export class FlushPath {
     if (!this.#contents.hasChanges) return;
     if (this.#changedMs === Infinity) this.#changedMs = this.#contents.clock.monotonic();
     const { dirtyBlocks, dirtySlots } = this.#contents.cache;
-    if (dirtyBlocks * BLOCK_BYTES >= this.#sealBytes || dirtySlots.size >= this.#sealStripes) {
+    const isMuch = dirtyBlocks * BLOCK_BYTES >= this.#sealBytes ||
+      dirtySlots.size >= this.#sealStripes ||
+      this.#contents.zeroes.pending.count >= SEAL_STRIPES_MAX;
+    if (isMuch) {
       this.#seal();
       this.#schedulePump();
     } else if (this.#cancelTimer === null) {

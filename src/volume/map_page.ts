@@ -6,16 +6,18 @@
  *   1: offset in the segment (24 bits; a segment is under 16 MiB) and above it bits 32 to 39 of the seq
  *   2: stored bytes behind the record's first prefix; 0 says there is no base
  *
- * A checkpoint freezes the page and encodes it turns later. Whoever changes a stripe of a frozen page calls `keep`
- * first, which costs a copy of 3 KiB at most, so that a commit all over the disk is not held up by the checkpoint.
+ * A checkpoint freezes the page and encodes it turns later. A frozen page keeps what is about to change as it was: 3 KiB
+ * for a base, and the lists of patches, so that a commit all over the disk is not held up by the checkpoint.
  */
 import { MAP_GROUP_STRIPES, MAP_PAGE_STRIPES } from "../limits.ts";
 
 const WORDS = 3;
 const OFFSET_BITS = 24;
 const OFFSET_MASK = 2 ** OFFSET_BITS - 1;
-/** Words that `keep` copies at a time: 256 stripes. */
+/** Words that are kept together: 256 stripes. */
 const KEPT_WORDS = 256 * WORDS;
+/** What `frozen` puts together: a copy for each page of thousands would keep the garbage collector busy. */
+const FROZEN_WORDS = new Uint32Array(MAP_PAGE_STRIPES * WORDS);
 
 /** Where a data record lies. */
 export interface Place {
@@ -25,6 +27,8 @@ export interface Place {
   /** Behind that prefix. */
   storedBytes: number;
 }
+
+const NOWHERE: Place = { seq: 0, offset: 0, storedBytes: 0 };
 
 /** A record over a part of a stripe; without a place it is zeroes. */
 export interface Patch {
@@ -40,16 +44,28 @@ export interface PageContents {
 
 export class MapPage {
   readonly words = new Uint32Array(MAP_PAGE_STRIPES * WORDS);
-  /** By stripe inside the page; oldest first. A list is replaced, and never changed. */
-  readonly patches = new Map<number, Patch[]>();
+  readonly #patches = new Map<number, Patch[]>();
   /** How many stripes of each MAP_GROUP_STRIPES have a base or a patch. */
   readonly mapped = new Uint8Array(MAP_PAGE_STRIPES / MAP_GROUP_STRIPES);
-  /** True if anything changed since the last checkpoint took this page. */
-  changed = true;
+  /** The newest cut (`StripeMap.freeze`) of which the page has been stored. */
+  storedCut = 0;
+  #isFrozen = false;
   /** While frozen: what of `words` has changed since, by number of KEPT_WORDS. */
   #keptWords: Uint32Array[] | null = null;
-  /** `patches` as they were frozen, once anything has changed. */
+  /** `patches` as they were frozen, once any has changed. */
   #keptPatches: Map<number, Patch[]> | null = null;
+
+  /** By stripe inside the page; oldest first, never empty. A list is replaced, and never changed. */
+  get patches(): ReadonlyMap<number, Patch[]> {
+    return this.#patches;
+  }
+
+  /** No patches: the stripe has none any more. */
+  setPatches(index: number, patches: Patch[]): void {
+    if (this.#isFrozen) this.#keptPatches ??= new Map(this.#patches);
+    if (patches.length > 0) this.#patches.set(index, patches);
+    else this.#patches.delete(index);
+  }
 
   base(index: number): Place | null {
     const storedBytes = this.words[index * WORDS + 2];
@@ -64,13 +80,11 @@ export class MapPage {
 
   setBase(index: number, place: Place | null): void {
     const at = index * WORDS;
-    if (place === null) {
-      this.words.fill(0, at, at + WORDS);
-      return;
-    }
-    this.words[at] = place.seq >>> 0;
-    this.words[at + 1] = place.offset | Math.floor(place.seq / 2 ** 32) << OFFSET_BITS;
-    this.words[at + 2] = place.storedBytes;
+    if (this.#isFrozen) this.#keepWords(Math.floor(at / KEPT_WORDS));
+    const { seq, offset, storedBytes } = place ?? NOWHERE;
+    this.words[at] = seq >>> 0;
+    this.words[at + 1] = offset | Math.floor(seq / 2 ** 32) << OFFSET_BITS;
+    this.words[at + 2] = storedBytes;
   }
 
   hasBase(index: number): boolean {
@@ -88,28 +102,26 @@ export class MapPage {
 
   /** From now on the page is also kept as it is, until `thaw`. */
   freeze(): void {
-    this.#keptWords = [];
-    this.#keptPatches = null;
+    this.#isFrozen = true;
   }
 
   thaw(): void {
+    this.#isFrozen = false;
     this.#keptWords = this.#keptPatches = null;
   }
 
-  /** To be called before a stripe of the page changes. */
-  keep(index: number): void {
-    if (this.#keptWords === null) return;
-    const part = Math.floor(index * WORDS / KEPT_WORDS);
+  #keepWords(part: number): void {
+    this.#keptWords ??= [];
     this.#keptWords[part] ??= this.words.slice(part * KEPT_WORDS, (part + 1) * KEPT_WORDS);
-    this.#keptPatches ??= new Map(this.patches);
   }
 
-  /** Words and patches as they were when the page was frozen; valid within this turn. */
+  /** Words and patches as they were when the page was frozen; valid until the next call for any page, within this turn. */
   frozen(): PageContents {
-    const kept = this.#keptWords ?? [];
-    const words = kept.length === 0 ? this.words : this.words.slice();
-    kept.forEach((part, number) => words.set(part, number * KEPT_WORDS));
-    return { words, patches: this.#keptPatches ?? this.patches };
+    const patches = this.#keptPatches ?? this.#patches;
+    if (this.#keptWords === null) return { words: this.words, patches };
+    FROZEN_WORDS.set(this.words);
+    this.#keptWords.forEach((part, number) => FROZEN_WORDS.set(part, number * KEPT_WORDS));
+    return { words: FROZEN_WORDS, patches };
   }
 }
 

@@ -16,6 +16,7 @@
  * can't slow them by more than a tenth, whatever it is that they share.
  */
 import type { Bucket } from "../bucket/bucket.ts";
+import { sleep } from "../clock.ts";
 import { DamageError, messageOf } from "../errors.ts";
 import {
   KEYS_MAX,
@@ -30,6 +31,7 @@ import {
   SEGMENTS_SMALL_MAX,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
+import type { StoredCheckpoint } from "./checkpoint.ts";
 import type { Contents } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
 import type { FlushPath } from "./flush.ts";
@@ -37,7 +39,7 @@ import { listPages } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
 import { segmentKey, seqOfKey } from "./segment.ts";
 import { SegmentMover } from "./segment_mover.ts";
-import type { SegmentUse } from "./segment_table.ts";
+import type { Ranking, SegmentUse } from "./segment_table.ts";
 
 /** What is too much: bytes that nothing needs, and segments. Zero or less: nothing to do. */
 interface Excess {
@@ -146,37 +148,34 @@ export class Reclaimer {
 
   // ---- deleting
 
-  /** The segments that are dead now; for `deleteDead`, behind a checkpoint of this turn. */
-  dead(): number[] {
-    return this.#contents.map.segments.deadSeqs();
+  /**
+   * Deletes what is dead in a checkpoint, if it is not newer than the older of the two there are. The first time what no
+   * table knows goes, too: the leftovers of claims that came too late, and of puts that arrived after all.
+   */
+  async deleteDead({ dead, olderSeq }: StoredCheckpoint): Promise<void> {
+    const { segments, claims } = this.#contents.map;
+    for (let at = 0; at < dead.length; at += KEYS_MAX) {
+      await this.#delete(dead.slice(at, at + KEYS_MAX).filter((seq) => seq <= olderSeq));
+    }
+    if (this.#hasSwept || olderSeq === 0) return;
+    for await (const keys of listPages(this.#bucket, "log/")) {
+      const seqs = keys.map((key) => seqOfKey(key) ?? Infinity);
+      await this.#delete(
+        seqs.filter((seq) => seq <= olderSeq && !segments.has(seq) && !claims.has(seq)),
+      );
+    }
+    this.#hasSwept = true;
   }
 
-  /**
-   * Deletes the segments `dead`, up to `lastSeq`, as many at a time as a request takes. The first time what no table
-   * knows goes, too: the leftovers of claims that came too late, and of puts that arrived after all.
-   *
-   * @param lastSeq the older of the two checkpoints there are
-   */
-  async deleteDead(dead: number[], lastSeq: number): Promise<void> {
-    const { segments, claims } = this.#contents.map;
-    const seqs = dead.filter((seq) => seq <= lastSeq);
-    if (!this.#hasSwept && lastSeq > 0) {
-      for await (const keys of listPages(this.#bucket, "log/")) {
-        for (const key of keys) {
-          const seq = seqOfKey(key) ?? Infinity;
-          if (seq <= lastSeq && !segments.has(seq) && !claims.has(seq)) seqs.push(seq);
-        }
-      }
-      this.#hasSwept = true;
-    }
-    for (let at = 0; at < seqs.length; at += KEYS_MAX) {
-      const some = seqs.slice(at, at + KEYS_MAX);
-      await this.#bucket.delete(some.map(segmentKey));
-      for (const seq of some) {
-        this.reclaimedBytes += segments.get(seq)?.storedBytes ?? 0;
-        segments.delete(seq);
-        this.#fixed.delete(seq);
-      }
+  /** @param seqs as many as a request takes */
+  async #delete(seqs: number[]): Promise<void> {
+    if (seqs.length === 0) return;
+    const { segments } = this.#contents.map;
+    await this.#bucket.delete(seqs.map(segmentKey));
+    for (const seq of seqs) {
+      this.reclaimedBytes += segments.get(seq)?.storedBytes ?? 0;
+      segments.delete(seq);
+      this.#fixed.delete(seq);
     }
   }
 
@@ -191,20 +190,19 @@ export class Reclaimer {
   }
 
   async #moveAll(onProgress: (doneBytes: number, allBytes: number) => void): Promise<void> {
-    const { segments } = this.#contents.map;
-    const movable = this.#movable(true, Infinity);
-    const sizes = movable.map((seq) => segments.get(seq)!.liveBytes);
-    const allBytes = sizes.reduce((sum, size) => sum + size, 0);
+    const { seqs, liveBytes } = await this.#movable(true, Infinity);
     let doneBytes = 0;
-    for (let at = 0; at < movable.length && !this.#isStopped;) {
-      onProgress(doneBytes, allBytes);
+    for (let at = 0; at < seqs.length && !this.#isStopped;) {
+      onProgress(doneBytes, liveBytes);
       await this.#atLeisure(async () => {
-        const moved = await this.#move(movable.slice(at, at + RECLAIM_ROUND_SEGMENTS_MAX));
-        for (const end = at + moved; at < end; at++) doneBytes += sizes[at];
-        return `moved what was live in ${moved} segments`;
+        const moved = await this.#move(seqs.slice(at, at + RECLAIM_ROUND_SEGMENTS_MAX));
+        at += moved.segments;
+        doneBytes += moved.bytes;
+        return `moved what was live in ${moved.segments} segments`;
       });
     }
-    onProgress(doneBytes, allBytes);
+    // clients may have written some of it anew before it was moved
+    onProgress(this.#isStopped ? doneBytes : liveBytes, liveBytes);
     // what died before the first of two checkpoints goes behind the second
     for (let left = 2; left > 0 && !this.#isStopped; left--) await this.#checkpoint();
   }
@@ -259,16 +257,15 @@ export class Reclaimer {
       this.#checkpointing ??= this.#checkpoint().finally(() => this.#checkpointing = null);
     }
     if (excess.bytes > dead.storedBytes || excess.segments > dead.segments) {
-      const moved = await this.#move(
-        this.#movable(excess.bytes > 0, RECLAIM_ROUND_SEGMENTS_MAX),
-      );
-      if (moved > 0) return `moved what was live in ${moved} segments`;
+      const { seqs } = await this.#movable(excess.bytes > 0, RECLAIM_ROUND_SEGMENTS_MAX);
+      const moved = await this.#move(seqs);
+      if (moved.segments > 0) return `moved what was live in ${moved.segments} segments`;
     }
     return await this.#checkpointing ? "deleted what was dead" : undefined;
   }
 
   /** Up to `countMax` segments, those first that give most for the least to move. */
-  #movable(isForBytes: boolean, countMax: number): number[] {
+  #movable(isForBytes: boolean, countMax: number): Promise<Ranking> {
     return this.#contents.map.segments.cheapest(
       countMax,
       RECLAIM_LIVE_SHARE_MAX,
@@ -276,6 +273,7 @@ export class Reclaimer {
         this.#fixed.has(seq)
           ? Infinity
           : liveBytes / (isForBytes ? storedBytes : SEGMENT_DATA_BYTES_MAX),
+      () => sleep(this.#contents.clock, 0),
     );
   }
 
@@ -289,15 +287,15 @@ export class Reclaimer {
     }
   }
 
-  /** Moves the first of the segments, as much as fills a new one; returns how many. */
-  async #move(seqs: number[]): Promise<number> {
+  /** Moves the first of the segments, as much as fills a new one; returns how many, and what was live in them. */
+  async #move(seqs: number[]): Promise<{ segments: number; bytes: number }> {
     const { map } = this.#contents;
     let bytes = 0;
     let count = 0;
     while (count < seqs.length && bytes < RECLAIM_ROUND_BYTES) {
       bytes += map.segments.get(seqs[count++])?.liveBytes ?? 0; // or deleted since it was ranked
     }
-    if (count === 0) return 0;
+    if (count === 0) return { segments: 0, bytes };
     const brought = new Set<number>();
     await new Limiter(RECLAIM_HEADS_MAX).forEach(seqs.slice(0, count), async (seq) => {
       try {
@@ -311,7 +309,7 @@ export class Reclaimer {
     });
     await this.#flush.flush();
     for (const stripe of brought) this.#contents.cache.drop(stripe);
-    return count;
+    return { segments: count, bytes };
   }
 
   async #rest(ms: number): Promise<void> {

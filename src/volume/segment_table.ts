@@ -1,13 +1,15 @@
 /**
  * The segment table: of every segment, how large the object is and how much of it is still read. A terabyte in
- * segments of 8 MiB has 131,072; a look at all of them takes a millisecond, because their bytes lie in typed arrays,
- * in no order: 16 bytes a segment, and some 40 for finding it.
+ * segments of 8 MiB has 131,072; their bytes lie in typed arrays, in no order: 16 bytes a segment, and some 40 for
+ * finding it. Whoever looks at all of them does it some rows a turn.
  *
  * A segment is *dead* when nothing of it is read any more.
  *
  * A checkpoint freezes the table and reads it turns later; rows that change meanwhile are kept, PART_ROWS at a time,
  * as they were.
  */
+import { RANK_TURN_SEGMENTS } from "../limits.ts";
+import { GroupedMap } from "./grouped_map.ts";
 
 /** Bytes of a segment: of the whole object, and of what is still read from it. */
 export interface SegmentUse {
@@ -17,6 +19,15 @@ export interface SegmentUse {
 
 /** 8 KiB. */
 const PART_ROWS = 512;
+
+/** Costs are told apart to so many parts of the greatest. */
+const COST_CLASSES = 256;
+
+export interface Ranking {
+  seqs: number[];
+  /** Of all that could be named. */
+  liveBytes: number;
+}
 
 /** Some rows: the seqs, and twice as many numbers of bytes, stored and live. */
 export interface SegmentRows {
@@ -29,7 +40,7 @@ export class SegmentTable {
   readonly total: SegmentUse = { storedBytes: 0, liveBytes: 0 };
   /** Of those that are dead. */
   readonly dead = { segments: 0, storedBytes: 0 };
-  readonly #rowOf = new Map<number, number>();
+  readonly #rowOf = new GroupedMap<number>();
   #seqs = new Float64Array(1024);
   #bytes = new Uint32Array(2 * 1024);
   #frozenSize = 0;
@@ -132,37 +143,32 @@ export class SegmentTable {
     this.#kept![part] = { seqs: seqs.slice(), bytes: bytes.slice() };
   }
 
-  deadSeqs(): number[] {
-    const dead: number[] = [];
-    if (this.dead.segments === 0) return dead;
-    const [seqs, bytes, size] = [this.#seqs, this.#bytes, this.size];
-    for (let row = 0; row < size; row++) if (bytes[2 * row + 1] === 0) dead.push(seqs[row]);
-    return dead;
-  }
-
-  /** Up to `countMax` segments that are not dead, those with the least `costOf` first; none that costs `costMax`. */
-  cheapest(
+  /**
+   * Up to `countMax` segments that are not dead and cost less than `costMax`, the cheapest first, to one part in
+   * COST_CLASSES. It looks at some rows a turn; segments that come or go meanwhile may be missed, or named.
+   *
+   * @param pause resolves in another turn
+   */
+  async cheapest(
     countMax: number,
     costMax: number,
     costOf: (storedBytes: number, liveBytes: number, seq: number) => number,
-  ): number[] {
-    let found: [seq: number, cost: number][] = [];
-    const cut = () => {
-      found = found.sort((a, b) => a[1] - b[1]).slice(0, countMax);
-    };
-    const [seqs, bytes, size] = [this.#seqs, this.#bytes, this.size];
-    for (let row = 0; row < size; row++) {
-      const liveBytes = bytes[2 * row + 1];
-      if (liveBytes === 0) continue;
-      const cost = costOf(bytes[2 * row], liveBytes, seqs[row]);
-      if (cost >= costMax) continue;
-      found.push([seqs[row], cost]);
-      if (found.length < 4 * countMax) continue;
-      cut(); // from here on only what is cheaper than all of these
-      costMax = found[countMax - 1][1];
+    pause: () => Promise<void>,
+  ): Promise<Ranking> {
+    const classes: number[][] = Array.from({ length: COST_CLASSES }, () => []);
+    let sum = 0;
+    for (let row = 0; row < this.size; row++) {
+      const [storedBytes, liveBytes] = [this.#bytes[2 * row], this.#bytes[2 * row + 1]];
+      const cost = liveBytes === 0 ? costMax : costOf(storedBytes, liveBytes, this.#seqs[row]);
+      if (cost < costMax) {
+        sum += liveBytes;
+        const alike = classes[Math.floor(COST_CLASSES * cost / costMax)];
+        if (alike.length < countMax) alike.push(this.#seqs[row]);
+      }
+      if (row % RANK_TURN_SEGMENTS === RANK_TURN_SEGMENTS - 1) await pause();
     }
-    cut();
-    return found.map(([seq]) => seq);
+    const seqs = new Array<number>().concat(...classes);
+    return { seqs: seqs.slice(0, countMax), liveBytes: sum };
   }
 
   *[Symbol.iterator](): Generator<[seq: number, use: SegmentUse]> {

@@ -10,15 +10,20 @@
  * Only `apply` changes the map, with the records of one segment at a time, in seq order: at commit and at
  * replay alike.
  *
- * Zeroes over a whole page take the page out at once, and what it had out of the live bytes of segments later, some
- * pages a turn (`settle`): a trim of a full TiB would stop everything else for a second. Until then segments count
- * for more than is read from them, never for less; a checkpoint waits for it.
+ * Zeroes over whole pages take them out at once, by the thousand, and what they had out of the live bytes of segments
+ * later, some pages a turn (`settle`): a trim of a full TiB would stop everything else for a second. Until then
+ * segments count for more than is read from them, never for less; a checkpoint waits for it.
+ *
+ * A checkpoint is told in one turn which pages have changed since the one before it (`freeze`): the list of them is
+ * handed over, and a new one begun. From then until it has stored a page (`stored`), or ends (`thaw`), whoever changes
+ * the page for the first time freezes it.
  *
  * Invariants (`checkInvariants`): a segment's live bytes are those that are read from it, with the prefixes of their
  * records; a group counts the stripes in it that are mapped; a patch never covers a whole stripe; of every base and patch at least one block is read, because none
  * newer covers it.
  */
 import { MAP_PAGE_STRIPES, PATCHES_MAX, STRIPE_PATCHES_MAX } from "../limits.ts";
+import { GroupedMap } from "./grouped_map.ts";
 import { groupOf, MapPage, type Patch, type Place } from "./map_page.ts";
 import { RECORD_DATA, RECORD_PREFIX_BYTES, type SegmentRecord } from "./segment.ts";
 import { SegmentTable } from "./segment_table.ts";
@@ -36,8 +41,11 @@ interface Layer {
   patch?: Patch;
 }
 
+/** Pages by number; null for one that was taken out. */
+export type ChangedPages = Map<number, MapPage | null>;
+
 export class StripeMap {
-  readonly pages = new Map<number, MapPage>();
+  readonly pages = new GroupedMap<MapPage>();
   readonly segments = new SegmentTable();
   /** Of all segments together. */
   readonly total = this.segments.total;
@@ -45,8 +53,14 @@ export class StripeMap {
   readonly claims = new Set<number>();
   /** Patches in all. */
   patchCount = 0;
-  /** Pages taken out whole, that still count in the live bytes of their segments. */
-  readonly #unsettled: MapPage[] = [];
+  /** Pages taken out whole, that still count in the live bytes of their segments and among the patches. */
+  readonly #unsettled: Map<number, MapPage>[] = [];
+  /** What has changed since the last `freeze`. */
+  #changed: ChangedPages = new Map();
+  /** While a checkpoint is stored: what had changed before it. */
+  #frozen: ChangedPages = new Map();
+  /** Counts the calls of `freeze`. */
+  #cut = 0;
   readonly #blocksPerStripe: number;
   /** By block of a stripe: used within a call only. */
   readonly #covered: Uint8Array;
@@ -151,74 +165,124 @@ export class StripeMap {
   }
 
   #unmapStripes(first: number, end: number): void {
-    for (const number of this.#pagesOf(first, end)) {
-      const begin = number * MAP_PAGE_STRIPES;
-      if (first <= begin && begin + MAP_PAGE_STRIPES <= end) {
-        this.#takeOut(number);
-        continue;
-      }
-      const to = Math.min(end, begin + MAP_PAGE_STRIPES);
-      for (let stripe = Math.max(first, begin); stripe < to; stripe++) {
-        this.#unmap(this.#pageToChange(stripe), indexOf(stripe));
-      }
-    }
+    const firstWhole = Math.ceil(first / MAP_PAGE_STRIPES);
+    const endWhole = Math.floor(end / MAP_PAGE_STRIPES);
+    if (endWhole < firstWhole) return this.#unmapInPage(first, end);
+    this.#unmapInPage(first, firstWhole * MAP_PAGE_STRIPES);
+    for (const group of this.pages.takeOut(firstWhole, endWhole)) this.#unsettled.push(group);
+    this.#unmapInPage(endWhole * MAP_PAGE_STRIPES, end);
   }
 
-  #takeOut(number: number): void {
-    const page = this.pages.get(number)!;
-    this.pages.delete(number);
-    for (const patches of page.patches.values()) this.patchCount -= patches.length;
-    this.#unsettled.push(page);
+  #unmapInPage(first: number, end: number): void {
+    const page = this.pages.get(pageOf(first));
+    if (!page) return;
+    for (let stripe = first; stripe < end; stripe++) {
+      if (page.isMapped(indexOf(stripe))) this.#unmap(this.#pageToChange(stripe), indexOf(stripe));
+    }
   }
 
   /** Takes up to so many pages that were taken out from the live bytes of their segments; false if none is left. */
   settle(pagesMax: number): boolean {
-    for (const page of this.#unsettled.splice(-pagesMax)) {
-      for (let index = 0; index < MAP_PAGE_STRIPES; index++) {
-        if (page.isMapped(index)) this.#account(page, index, -1);
+    for (let left = pagesMax; left > 0 && this.#unsettled.length > 0;) {
+      const group = this.#unsettled.at(-1)!;
+      for (const [number, page] of group) {
+        this.#settlePage(number, page);
+        group.delete(number);
+        if (--left === 0) break;
       }
+      if (group.size === 0) this.#unsettled.pop();
     }
     return this.#unsettled.length > 0;
   }
 
-  /** Pages that exist and hold stripes of [first, end). */
-  #pagesOf(first: number, end: number): number[] {
-    const [from, to] = [pageOf(first), pageOf(end - 1)];
-    if (end <= first) return [];
-    if (to - from < this.pages.size) {
-      return Array.from({ length: to - from + 1 }, (_, i) => from + i)
-        .filter((number) => this.pages.has(number));
+  #settlePage(number: number, page: MapPage): void {
+    if (!this.pages.has(number)) this.#changed.set(number, null);
+    for (let index = 0; index < MAP_PAGE_STRIPES; index++) {
+      if (page.isMapped(index)) this.#account(page, index, -1);
     }
-    return [...this.pages.keys()].filter((number) => number >= from && number <= to);
+    for (const { length } of page.patches.values()) this.patchCount -= length;
+  }
+
+  // ---- checkpoints
+
+  /** Takes in a page of a checkpoint; it counts as changed. */
+  load(number: number, page: MapPage): void {
+    this.pages.set(number, page);
+    this.#changed.set(number, page);
+    for (const { length } of page.patches.values()) this.patchCount += length;
+  }
+
+  /**
+   * From now on, until `thaw`, what has changed since the last call, which is returned, is also kept as it is, and so
+   * is the segment table. Everything has to be settled. It takes no longer the more there is.
+   */
+  freeze(): ReadonlyMap<number, MapPage | null> {
+    if (this.#unsettled.length > 0) throw new Error("a checkpoint of a map that is not settled");
+    this.segments.freeze();
+    this.#cut++;
+    this.#frozen = this.#changed;
+    this.#changed = new Map();
+    return this.#frozen;
+  }
+
+  /** Adds a page that had not changed to those that are frozen, if it has not changed since `freeze` either. */
+  freezeAlso(number: number): void {
+    if (this.#frozen.has(number) || this.#changed.has(number)) return;
+    const page = this.pages.get(number);
+    if (page) this.#frozen.set(number, page);
+  }
+
+  /** The page need not be kept as it was any more. */
+  stored(page: MapPage): void {
+    page.thaw();
+    page.storedCut = this.#cut;
+  }
+
+  /** Ends what `freeze` began. If the checkpoint was not stored, the next one is told of its pages once more. */
+  thaw(isStored: boolean): void {
+    this.segments.thaw();
+    const frozen = this.#frozen;
+    this.#frozen = new Map();
+    if (isStored) return;
+    for (const [number, page] of this.#changed) {
+      page?.thaw();
+      frozen.set(number, page);
+    }
+    this.#changed = frozen;
   }
 
   /** The page of a stripe that is about to change. */
   #pageToChange(stripe: number): MapPage {
-    let page = this.pages.get(pageOf(stripe));
-    if (!page) this.pages.set(pageOf(stripe), page = new MapPage());
-    page.keep(indexOf(stripe));
-    page.changed = true;
+    const number = pageOf(stripe);
+    let page = this.pages.get(number);
+    if (!page) this.pages.set(number, page = new MapPage());
+    if (this.#changed.get(number) !== page) {
+      if (this.#frozen.get(number) === page && page.storedCut < this.#cut) page.freeze();
+      this.#changed.set(number, page);
+    }
     return page;
   }
 
   #unmap(page: MapPage, index: number): void {
     this.#account(page, index, -1);
     page.setBase(index, null);
-    this.patchCount -= page.patches.get(index)?.length ?? 0;
-    page.patches.delete(index);
+    const patches = page.patches.get(index);
+    if (!patches) return;
+    this.patchCount -= patches.length;
+    page.setPatches(index, []);
   }
 
   /** Adds a patch above the others, and drops what no block is read from any more. */
   #addPatch(page: MapPage, index: number, patch: Patch): void {
     this.#account(page, index, -1);
     const older = page.patches.get(index) ?? [];
-    page.patches.set(index, [...older, patch]);
+    page.setPatches(index, [...older, patch]);
     const kept: Patch[] = [];
     for (const { visible, patch: each } of this.#layers(page, index)) {
       if (each && visible > 0) kept.unshift(each);
       else if (!each && visible === 0) page.setBase(index, null);
     }
-    page.patches.set(index, kept);
+    page.setPatches(index, kept);
     this.patchCount += kept.length - older.length;
     this.#account(page, index, 1);
   }
@@ -264,15 +328,14 @@ export class StripeMap {
   checkInvariants(): void {
     const live = new Map<number, number>();
     let patchCount = 0;
-    const pages = new Set(this.pages.values());
-    for (const page of [...pages, ...this.#unsettled]) {
+    for (const [, page] of [this.pages, ...this.#unsettled].flatMap((pages) => [...pages])) {
       const mapped = new Uint8Array(page.mapped.length);
       for (let index = 0; index < MAP_PAGE_STRIPES; index++) {
         if (!page.isMapped(index)) continue;
         mapped[groupOf(index)]++;
         for (const layer of this.#layers(page, index)) {
           if (layer.visible === 0) throw new Error("a record that no block is read from");
-          if (layer.patch && pages.has(page)) patchCount++;
+          if (layer.patch) patchCount++;
           if (layer.patch && layer.blockCount >= this.#blocksPerStripe) {
             throw new Error("a patch of a whole stripe");
           }

@@ -136,8 +136,8 @@ async function reclaim(segments: number): Promise<Reclaimed> {
   await log.fill(segments);
   const startedAt = performance.now();
   const cpuSeconds = processorSeconds(Deno.pid);
-  const meter = new TurnMeter(() => {});
   const volume = await openVolumeOf(log, options);
+  const meter = new TurnMeter(() => {}); // while it is opened nobody is served
   // it ends with few small segments left, and what was moved is deleted behind the second checkpoint
   while (log.segmentCount > SEGMENTS_SMALL_MAX) await sleep(50);
   const turns = meter.end();

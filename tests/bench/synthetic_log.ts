@@ -5,6 +5,7 @@
 import type { Bucket, ByteRange, FoundObject, PutCondition } from "../../src/bucket/bucket.ts";
 import { BLOCK_BYTES, KEYS_MAX, MIB, SEGMENT_HEAD_BYTES_MAX } from "../../src/limits.ts";
 import { Checkpointer } from "../../src/volume/checkpoint.ts";
+import { MapPage } from "../../src/volume/map_page.ts";
 import {
   INDEX_ENTRY_BYTES,
   RECORD_DATA,
@@ -46,7 +47,7 @@ export async function storeCheckpoint(bucket: Bucket, shape: Shape): Promise<num
     map.apply(++seq, bytes, records);
   }
   await new Checkpointer(bucket, map, 1, null, () => Promise.resolve()).store(seq);
-  return map.pages.size * map.pages.values().next().value!.words.byteLength;
+  return map.pages.size * new MapPage().words.byteLength;
 }
 
 /** A segment of whole stripes: how large it is, and what its index says. */

@@ -37,8 +37,8 @@ const BUGS: Bug[] = [
   {
     what: "the oldest patch of a stripe is forgotten",
     file: "stripe_map.ts",
-    from: "page.patches.set(index, kept);",
-    to: "page.patches.set(index, kept.slice(-2));",
+    from: "page.setPatches(index, kept);",
+    to: "page.setPatches(index, kept.slice(-2));",
   },
   {
     what: "zeroes over a part of a stripe are not noted in the map",
@@ -126,17 +126,23 @@ const BUGS: Bug[] = [
     to: "storedUpTo: seq - 1,",
   },
   {
+    what: "what changed while a checkpoint was stored is left out of the next one",
+    file: "stripe_map.ts",
+    from: "if (isStored) return;",
+    to: "if (isStored) return this.#changed.clear();",
+  },
+  {
     what: "dead segments are deleted before the checkpoint is stored",
     file: "checkpoint_schedule.ts",
-    from: "const olderSeq = await this.#checkpointer.store(seq);",
+    from: "const stored = await this.#checkpointer.store(seq);",
     to:
-      "await this.#reclaimer.deleteDead(dead, seq); const olderSeq = await this.#checkpointer.store(seq);",
+      "const { segments } = this.#contents.map; const dead = [...segments].filter(([, use]) => use.liveBytes === 0).map(([seq]) => seq); await this.#reclaimer.deleteDead({ dead, olderSeq: seq }); const stored = await this.#checkpointer.store(seq);",
   },
   {
     what: "segments are deleted while a little of them is live",
-    file: "segment_table.ts",
-    from: "if (bytes[2 * row + 1] === 0) dead.push(seqs[row]);",
-    to: "if (bytes[2 * row + 1] < 5000) dead.push(seqs[row]);",
+    file: "checkpoint_format.ts",
+    from: "if (liveBytes === 0) dead.push(seqs[row]);",
+    to: "if (liveBytes < 5000) dead.push(seqs[row]);",
   },
   {
     what: "claims are deleted like any dead segment",
@@ -147,8 +153,8 @@ const BUGS: Bug[] = [
   {
     what: "what nobody knows is never swept away",
     file: "reclaim.ts",
-    from: "if (!this.#hasSwept && lastSeq > 0) {",
-    to: "if (lastSeq < 0) {",
+    from: "if (this.#hasSwept || olderSeq === 0) return;",
+    to: "if (olderSeq >= 0) return;",
   },
 ];
 

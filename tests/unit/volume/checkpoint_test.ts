@@ -1,14 +1,17 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import type { Bucket } from "../../../src/bucket/bucket.ts";
 import { DamageError, UnavailableError } from "../../../src/errors.ts";
-import { CHECKPOINT_TURN_PAGES, MAP_PAGE_STRIPES } from "../../../src/limits.ts";
+import { CHECKPOINT_TURN_STEPS, MAP_PAGE_STRIPES } from "../../../src/limits.ts";
 import {
   Checkpointer,
   checkpointKey,
   listCheckpoints,
   loadCheckpoint,
 } from "../../../src/volume/checkpoint.ts";
+import { MapPage } from "../../../src/volume/map_page.ts";
 import { RECORD_DATA, RECORD_ZEROES, type SegmentRecord } from "../../../src/volume/segment.ts";
 import { StripeMap } from "../../../src/volume/stripe_map.ts";
+import { Seed } from "../../simulation/seed.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 
 const BLOCKS = 4;
@@ -82,34 +85,44 @@ Deno.test("a checkpoint holds the map of its own moment, whatever changes while 
   assertEquals([...loaded.segments].map(([seq]) => seq), [1]);
 });
 
-Deno.test("a checkpoint of many objects holds the map of one moment, first to last", async () => {
+Deno.test("a checkpoint of many objects holds the map of one moment, first to last, also after one that failed", async () => {
   const bucket = new MemoryBucket();
   const map = new StripeMap(BLOCKS);
   const pages = 140; // of 64 KiB: more than one object of 8 MiB holds
-  const last = pages * MAP_PAGE_STRIPES - 1;
   for (let page = 0; page < pages; page++) {
     const first = page * MAP_PAGE_STRIPES;
     map.apply(2 + page, 1e8, Array.from({ length: MAP_PAGE_STRIPES }, (_, at) => data(first + at)));
   }
+  const firsts = Array.from({ length: pages }, (_, page) => page * MAP_PAGE_STRIPES);
+  const stored = async (seq: number) => {
+    const { map } = await load(bucket, seq);
+    return firsts.map((stripe) => [map.base(stripe)!.seq, map.base(stripe + 1)!.seq]);
+  };
   const checkpointer = new Checkpointer(bucket, map, 1, null, noPause);
   bucket.hold("put");
-  const stored = checkpointer.store(pages + 1);
+  const failing = checkpointer.store(pages + 1);
   await bucket.untilHeld(1);
-  map.apply(pages + 2, 100_000, [data(0), data(last)]);
+  map.apply(pages + 2, 100_000, firsts.map((stripe) => data(stripe)));
+  bucket.held[0].fail();
+  await assertRejects(() => failing, UnavailableError);
+  const storing = checkpointer.store(pages + 2);
+  await bucket.untilHeld(1);
+  map.apply(pages + 3, 100_000, firsts.slice(0, -1).map((stripe) => data(stripe + 1)));
   bucket.release("put");
-  await stored;
-  const { map: loaded } = await load(bucket, pages + 1);
-  assertEquals([loaded.base(0)!.seq, loaded.base(last)!.seq], [2, pages + 1]);
-  await checkpointer.store(pages + 2);
-  const { map: next } = await load(bucket, pages + 2);
-  const seqs = [0, 1, last - 1, last].map((stripe) => next.base(stripe)!.seq);
-  assertEquals(seqs, [pages + 2, 2, pages + 1, pages + 2]);
+  await storing;
+  assertEquals(await stored(pages + 2), firsts.map((_, page) => [pages + 2, 2 + page]));
+  await checkpointer.store(pages + 3);
+  const last = [pages + 2, pages + 1];
+  assertEquals(await stored(pages + 3), [
+    ...new Array(pages - 1).fill([pages + 2, pages + 3]),
+    last,
+  ]);
 });
 
 Deno.test("a checkpoint of many pages pauses again and again, and holds the map of its own moment all the same", async () => {
   const bucket = new MemoryBucket();
   const map = new StripeMap(BLOCKS);
-  const pages = 5 * CHECKPOINT_TURN_PAGES;
+  const pages = 5 * CHECKPOINT_TURN_STEPS / MAP_PAGE_STRIPES;
   const everywhere = Array.from({ length: pages }, (_, page) => page * MAP_PAGE_STRIPES);
   map.apply(1, 1e8, everywhere.map((stripe) => data(stripe)));
   map.apply(2, 1e8, everywhere.map((stripe) => data(stripe, 1, 2)));
@@ -143,6 +156,94 @@ Deno.test("a checkpoint of many pages pauses again and again, and holds the map 
   assertEquals([...next.segments], now);
 });
 
+Deno.test("no turn of a checkpoint looks at all pages, stored, changed or gone", async () => {
+  const bucket = new MemoryBucket();
+  const map = new StripeMap(BLOCKS);
+  const pages = CHECKPOINT_TURN_STEPS + 5;
+  map.segments.add(1, 1e9, pages * (4 * 4096 + 16));
+  const page = new MapPage(); // one for all: many would take gigabytes
+  page.setBase(7, { seq: 1, offset: 100, storedBytes: 4 * 4096 });
+  page.countMapped(7, 1);
+  for (let number = 0; number < pages; number++) map.load(number, page);
+  let pauses = 0;
+  const pause = () => Promise.resolve(void pauses++);
+  const checkpointer = new Checkpointer(bucket, map, 1, null, pause);
+  const pausesOf = async (seq: number) => {
+    pauses = 0;
+    await checkpointer.store(seq);
+    return pauses;
+  };
+  const encoding = Math.floor(pages * MAP_PAGE_STRIPES / CHECKPOINT_TURN_STEPS);
+  const [encodingRoot, listingPacks, findingPoor] = [1, 1, 2];
+  assertEquals(await pausesOf(2), encoding + encodingRoot + listingPacks);
+  assertEquals(await pausesOf(3), findingPoor + encodingRoot + listingPacks);
+  map.apply(4, 100, [zeroes(0, (pages + 1) * MAP_PAGE_STRIPES * BLOCKS)]);
+  map.settle(Infinity);
+  assertEquals(await pausesOf(4), findingPoor + 1);
+  assertEquals((await load(bucket, 4)).map.pages.size, 0);
+});
+
+/** A life of a map whose checkpoints are stored among changes, each in a bucket that may fail. */
+async function live(seed: Seed): Promise<void> {
+  const bucket = new MemoryBucket();
+  const map = new StripeMap(BLOCKS);
+  const stripes = Array.from({ length: 20 }, (_, page) => page * MAP_PAGE_STRIPES + page);
+  const state = (map: StripeMap) => ({
+    stripes: stripes.map((stripe) => [map.base(stripe), map.patches(stripe)]),
+    segments: [...map.segments].sort((a, b) => a[0] - b[0]),
+  });
+  let seq = 0;
+  const change = () => {
+    const [first, end] = [0, 1].map(() => seed.below(20)).sort((a, b) => a - b);
+    const records = Array.from({ length: seed.below(8) }, () => {
+      const [from, to] = seed.pick([[0, BLOCKS], [0, 2], [1, 3]]);
+      return data(seed.pick(stripes), from, to - from);
+    });
+    const blocksOfPage = MAP_PAGE_STRIPES * BLOCKS;
+    if (seed.chance(0.1)) {
+      records.push(zeroes(first * blocksOfPage, (end - first + 1) * blocksOfPage));
+    }
+    map.apply(++seq, 1e6, records);
+    if (seed.chance(0.3)) map.settle(2);
+    const deadSeqs = [...map.segments].filter(([, use]) => use.liveBytes === 0);
+    if (deadSeqs.length > 5) map.segments.delete(seed.pick(deadSeqs)[0]);
+  };
+  const changing = {
+    put: async (key: string, bytes: Uint8Array) => {
+      for (let left = seed.below(3); left > 0; left--) change();
+      if (seed.chance(0.1)) throw new UnavailableError("the bucket is away");
+      return await bucket.put(key, bytes);
+    },
+    list: (prefix: string, after?: string) => bucket.list(prefix, after),
+    delete: (keys: string[]) => bucket.delete(keys),
+  };
+  // deno-lint-ignore require-await
+  const pause = async () => change();
+  const checkpointer = new Checkpointer(changing as Bucket & typeof changing, map, 1, null, pause);
+  for (let stored = 0; stored < 12;) {
+    for (let left = 1 + seed.below(3); left > 0; left--) change();
+    map.settle(Infinity);
+    const [cut, before] = [seq, state(map)];
+    try {
+      const { dead } = await checkpointer.store(cut);
+      const { map: loaded } = await load(bucket, cut);
+      assertEquals(state(loaded), before);
+      const isDead = before.segments.filter(([, { liveBytes }]) => liveBytes === 0);
+      assertEquals(dead.sort((a, b) => a - b), isDead.map(([seq]) => seq));
+      stored++;
+    } catch (error) {
+      if (!(error instanceof UnavailableError)) throw error;
+    }
+    map.checkInvariants();
+    for (const seq of await listCheckpoints(bucket)) await load(bucket, seq);
+  }
+}
+
+Deno.test("every checkpoint of many holds the map of its own moment, whatever changes, leaves or fails", async () => {
+  const seed = new Seed(7);
+  for (let lives = 0; lives < 30; lives++) await live(seed);
+});
+
 Deno.test("what changed while a checkpoint was stored is in the next one", async () => {
   const { bucket, map, checkpointer } = mapAndCheckpointer();
   bucket.hold("put");
@@ -162,6 +263,7 @@ Deno.test("a page that has become empty is not read back", async () => {
   const { bucket, map, checkpointer } = mapAndCheckpointer();
   await checkpointer.store(1);
   map.apply(2, 100, [zeroes(0, 4 * MAP_PAGE_STRIPES)]);
+  map.settle(Infinity);
   await checkpointer.store(2);
   const { map: loaded } = await load(bucket, 2);
   assertEquals(loaded.isMapped(0), false);
@@ -265,6 +367,26 @@ Deno.test("damage anywhere in a checkpoint is found, and the key named", async (
   assert((await load(bucket, 2)).map.isMapped(1));
 });
 
+Deno.test("what little an old pack has and changes while it moves on stays there, as it was", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  const pages = Array.from({ length: 6 }, (_, page) => page * MAP_PAGE_STRIPES);
+  map.apply(2, 900_000, pages.map((stripe) => data(stripe)));
+  await checkpointer.store(2);
+  map.apply(3, 900_000, pages.slice(0, 4).map((stripe) => data(stripe)));
+  bucket.hold("put");
+  const stored = checkpointer.store(3);
+  map.apply(4, 100_000, [data(pages[4])]); // before it is known that its pack is poor
+  map.apply(5, 100, [zeroes(pages[5] * BLOCKS, MAP_PAGE_STRIPES * BLOCKS)]);
+  bucket.release("put");
+  await stored;
+  const { map: loaded } = await load(bucket, 3);
+  assertEquals(pages.map((stripe) => loaded.base(stripe)?.seq), [3, 3, 3, 3, 2, 2]);
+  map.settle(Infinity);
+  await checkpointer.store(5);
+  const { map: next } = await load(bucket, 5);
+  assertEquals(pages.map((stripe) => next.base(stripe)?.seq), [3, 3, 3, 3, 4, undefined]);
+});
+
 Deno.test("what little an old pack still has moves on, so that the pack can go", async () => {
   const { bucket, map, checkpointer } = mapAndCheckpointer();
   const pages = Array.from({ length: 6 }, (_, page) => page * MAP_PAGE_STRIPES);
@@ -277,4 +399,14 @@ Deno.test("what little an old pack still has moves on, so that the pack can go",
   assert(!packKeys(bucket).includes("map/0000000002/0000"), `${packKeys(bucket)}`);
   const { map: loaded } = await load(bucket, 11);
   assertEquals(pages.map((stripe) => loaded.base(stripe)!.seq), [8, 9, 10, 11, 2, 2]);
+});
+
+Deno.test("what is about to be replaced does not keep a pack", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  const pages = Array.from({ length: 6 }, (_, page) => page * MAP_PAGE_STRIPES);
+  map.apply(2, 900_000, pages.map((stripe) => data(stripe)));
+  await checkpointer.store(2);
+  map.apply(3, 900_000, pages.slice(0, 4).map((stripe) => data(stripe)));
+  await checkpointer.store(3);
+  assertEquals((await load(bucket, 3)).checkpoint.packs, new Set(["map/0000000003/0000"]));
 });

@@ -252,3 +252,14 @@ Deno.test("stripes that have something dirty are sealed before they are too many
   assert(logKeys(bucket).length > 1);
   await volume.close();
 });
+
+Deno.test("runs of zeroes are sealed before they are too many for one turn", async () => {
+  const { volume, bucket } = await openVolume({ volumeBytes: 2 * SEAL_STRIPES_MAX * BLOCK_BYTES });
+  for (let run = 1; run < SEAL_STRIPES_MAX; run++) volume.trim(2 * run * BLOCK_BYTES, BLOCK_BYTES);
+  await settle();
+  assertEquals(logKeys(bucket).length, 1, "the claim");
+  volume.trim(0, BLOCK_BYTES);
+  await settle();
+  assert(logKeys(bucket).length > 1);
+  await volume.close();
+});

@@ -1,4 +1,5 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
+import { RANK_TURN_SEGMENTS } from "../../../src/limits.ts";
 import { SegmentTable, type SegmentUse } from "../../../src/volume/segment_table.ts";
 import { Seed } from "../../simulation/seed.ts";
 
@@ -48,8 +49,6 @@ Deno.test("the table holds what a plain map does, and its sums are right", () =>
     if (step % 50 > 0) continue;
     table.checkInvariants();
     assertEquals(rowsOf(table), rowsOf(model));
-    const dead = [...model].filter(([, { liveBytes }]) => liveBytes === 0).map(([seq]) => seq);
-    assertEquals(table.deadSeqs().sort(), dead.sort());
   }
 });
 
@@ -73,7 +72,10 @@ Deno.test("a frozen table tells what it was, whatever is added, changed and dele
   }
 });
 
-Deno.test("the cheapest segments are those that a sort of all would have first", () => {
+const noPause = () => Promise.resolve();
+const liveOf = (_storedBytes: number, liveBytes: number) => liveBytes;
+
+Deno.test("the cheapest segments are those that a sort of all would have first", async () => {
   const seed = new Seed(5);
   for (const order of ["up", "down", "mixed"]) {
     const table = new SegmentTable();
@@ -84,9 +86,40 @@ Deno.test("the cheapest segments are those that a sort of all would have first",
       costs.push(cost);
     }
     table.add(501, 1000, 0); // dead: nobody's
-    const seqs = table.cheapest(20, 400, (_storedBytes, liveBytes) => liveBytes);
-    const wanted = costs.sort((a, b) => a - b).slice(0, 20);
-    assertEquals(seqs.map((seq) => table.get(seq)!.liveBytes), wanted, order);
-    assertEquals(table.cheapest(20, 1, (_storedBytes, liveBytes) => liveBytes), []);
+    costs.sort((a, b) => a - b);
+    // of 256 classes, so that each cost below has one of its own
+    const { seqs, liveBytes } = await table.cheapest(20, 256, liveOf, noPause);
+    assertEquals(seqs.map((seq) => table.get(seq)!.liveBytes), costs.slice(0, 20), order);
+    const movable = costs.filter((cost) => cost < 256);
+    assertEquals(liveBytes, movable.reduce((sum, cost) => sum + cost, 0));
+    const all = await table.cheapest(Infinity, 256, liveOf, noPause);
+    assertEquals(all.seqs.map((seq) => table.get(seq)!.liveBytes), movable, order);
+    assertEquals(await table.cheapest(20, 1, liveOf, noPause), { seqs: [], liveBytes: 0 });
   }
+});
+
+Deno.test("segments that cost nearly the same are not told apart, others are", async () => {
+  const table = new SegmentTable();
+  for (let seq = 1; seq <= 1000; seq++) table.add(seq, 1e6, 1001 - seq);
+  const { seqs } = await table.cheapest(Infinity, 2048, liveOf, noPause);
+  const costs = seqs.map((seq) => table.get(seq)!.liveBytes);
+  assertEquals(costs.map((cost) => Math.floor(cost / 8)), costs.map((_, at) => (at + 1) >> 3));
+});
+
+Deno.test("the cheapest are looked for some rows a turn, among others that come and go", async () => {
+  const table = new SegmentTable();
+  const count = 3 * RANK_TURN_SEGMENTS + 1000;
+  for (let seq = 1; seq <= count; seq++) table.add(seq, 1000, seq % 2 === 0 ? 500 : 700);
+  let pauses = 0;
+  const change = () => {
+    pauses++;
+    for (let n = 0; n < 100; n++) table.delete(pauses * 1000 + n);
+    table.add(count + pauses, 1000, 1);
+    return Promise.resolve();
+  };
+  const { seqs } = await table.cheapest(Infinity, 600, liveOf, change);
+  assertEquals(pauses, 3);
+  assertEquals(new Set(seqs).size, seqs.length);
+  const missing = count / 2 - seqs.length;
+  assert(missing < 300, `${missing} are not named`);
 });

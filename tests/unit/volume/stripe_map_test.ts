@@ -1,5 +1,6 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { MAP_PAGE_STRIPES } from "../../../src/limits.ts";
+import { MapPage } from "../../../src/volume/map_page.ts";
 import {
   RECORD_DATA,
   RECORD_PREFIX_BYTES,
@@ -164,5 +165,86 @@ Deno.test("zeroes over many pages are read at once, and leave the live bytes som
     live.push(map.total.liveBytes / whole);
   }
   assertEquals(live, [5, 3, 1]);
-  assertEquals(map.segments.deadSeqs(), [1, 2, 3, 4, 6]);
+  const dead = [...map.segments].filter(([, { liveBytes }]) => liveBytes === 0);
+  assertEquals(dead.map(([seq]) => seq), [1, 2, 3, 4, 6]);
+});
+
+/** A map of so many pages, with a stripe each, and the numbers of those that anything has been asked of since. */
+function watchedMap(count: number) {
+  const map = new StripeMap(BLOCKS);
+  const touched = new Set<number>();
+  for (let number = 0; number < count; number++) {
+    const page = new MapPage();
+    page.setBase(7, { seq: 1, offset: 100, storedBytes: 4 * 4096 });
+    page.countMapped(7, 1);
+    const watched = new Proxy(page, {
+      get(page, name) {
+        touched.add(number);
+        const value = Reflect.get(page, name, page);
+        return typeof value === "function" ? value.bind(page) : value;
+      },
+    });
+    map.load(number, watched);
+  }
+  map.segments.add(1, 1e9, count * (4 * 4096 + RECORD_PREFIX_BYTES));
+  touched.clear();
+  return { map, touched };
+}
+
+Deno.test("zeroes over any number of pages ask nothing of them but of the two at their ends; settling asks the rest, some a turn", () => {
+  const count = 2100;
+  const { map, touched } = watchedMap(count);
+  const stripes = (count - 2) * MAP_PAGE_STRIPES + 20;
+  map.apply(2, 100, [{
+    kind: RECORD_ZEROES,
+    firstBlock: (MAP_PAGE_STRIPES - 10) * BLOCKS,
+    blockCount: stripes * BLOCKS,
+    offset: 0,
+    storedBytes: 0,
+  }]);
+  assertEquals([...touched], [0, count - 1]);
+  assertEquals(map.pages.size, 2);
+  for (const page of [1, 1000, count - 2]) {
+    assertEquals(map.readsAsZero(page * MAP_PAGE_STRIPES + 7, 0), true, `page ${page}`);
+  }
+  for (let turns = 1, goesOn = true; goesOn; turns++) {
+    touched.clear();
+    goesOn = map.settle(100);
+    assert(touched.size <= 100, `${touched.size} pages in a turn`);
+  }
+  map.checkInvariants();
+  assertEquals(map.total.liveBytes, map.segments.get(1)!.liveBytes);
+});
+
+Deno.test("what a checkpoint is to hold is settled without a look at any page", () => {
+  const { map, touched } = watchedMap(100);
+  assertEquals(map.freeze().size, 100);
+  map.thaw(true);
+  assertEquals(map.freeze().size, 0);
+  assertEquals([...touched], []);
+});
+
+Deno.test("a page is kept as it was from a checkpoint's begin until it is stored, and then no more", () => {
+  const map = new StripeMap(BLOCKS);
+  const record = (stripe: number): SegmentRecord => ({
+    kind: RECORD_DATA,
+    firstBlock: stripe * BLOCKS,
+    blockCount: BLOCKS,
+    offset: 100,
+    storedBytes: 4 * 4096,
+  });
+  const seqIn = (page: MapPage) => page.frozen().words[0];
+  map.apply(1, 1e5, [record(0), record(MAP_PAGE_STRIPES)]);
+  for (let seq = 2; seq < 8; seq++) {
+    const frozen = [...map.freeze().values()] as MapPage[];
+    map.apply(seq, 1e5, [record(0)]);
+    assertEquals(frozen.map(seqIn), [seq - 1, 1].slice(0, frozen.length));
+    map.stored(frozen[0]);
+    map.apply(100 + seq, 1e5, [record(0)]);
+    assertEquals(seqIn(frozen[0]), 100 + seq, "it is stored, and goes on as it is");
+    map.apply(seq, 1e5, [record(0)]);
+    // every other checkpoint is not stored: the next one has all of its pages again
+    map.thaw(seq % 2 === 1);
+    assertEquals(frozen.length, seq === 2 || seq === 3 ? 2 : 1);
+  }
 });
