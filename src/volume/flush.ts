@@ -3,9 +3,10 @@
  *
  * | step   | when                                                        | what                                      |
  * | ------ | ----------------------------------------------------------- | ----------------------------------------- |
- * | seal   | an eighth of the cache is dirty: at once; a flush came, a   | every dirty block there is becomes a batch, |
- * |        | change waits for room, or the oldest is `flushafter` old:   | decided in one turn                       |
- * |        | when an upload slot is free, so that flushes share one      |                                           |
+ * | seal   | an eighth of the cache is dirty: at once, but for what is   | every dirty block there is becomes a batch, |
+ * |        | written over and over; a flush came, a change waits for     | decided in one turn                       |
+ * |        | room, or the oldest is `flushafter` old: when an upload     |                                           |
+ * |        | slot is free, so that flushes share one                     |                                           |
  * | fill   | an upload slot is free                                      | the next of the batch's stripes are copied |
  * |        |                                                             | into a segment with the next seq          |
  * | store  | at once, several at a time                                  | uploader.ts                               |
@@ -56,7 +57,7 @@ export class FlushPath {
   readonly #uploader: Uploader;
   readonly #flushAfterMs: number;
   readonly #segmentDataBytes: number;
-  /** So many dirty bytes, or stripes that have any, are sealed unasked. */
+  /** So many dirty bytes, unless they are rewritten, or stripes that have any, are sealed unasked. */
   readonly #sealBytes: number;
   readonly #sealStripes: number;
   readonly #onCommit: () => void;
@@ -66,6 +67,10 @@ export class FlushPath {
   /** Settles with the batch that is sealed next. */
   #next = newBatchPromise();
   #sealWanted = false;
+  /** Stripes of the newest batch. */
+  #newestStripes: SealedStripe[] = [];
+  /** Whether most of what is dirty is in the newest batch, too; undefined until it is much. */
+  #isRewriting?: boolean;
   #pumpScheduled = false;
   #cancelTimer: (() => void) | null = null;
   /** The newest segment of the newest batch in the map. */
@@ -148,7 +153,9 @@ export class FlushPath {
     if (!this.#contents.hasChanges) return;
     if (this.#changedMs === Infinity) this.#changedMs = this.#contents.clock.monotonic();
     const { dirtyBlocks, dirtySlots } = this.#contents.cache;
-    if (dirtyBlocks * BLOCK_BYTES >= this.#sealBytes || dirtySlots.size >= this.#sealStripes) {
+    const isMuch = dirtyBlocks * BLOCK_BYTES >= this.#sealBytes;
+    if (isMuch) this.#isRewriting ??= this.#mostIsRewritten();
+    if (isMuch && !this.#isRewriting || dirtySlots.size >= this.#sealStripes) {
       this.#seal();
       this.#schedulePump();
     } else if (this.#cancelTimer === null) {
@@ -194,10 +201,23 @@ export class FlushPath {
 
   // ---- seal
 
+  /**
+   * True if most of what is dirty has been in the newest batch already: what is written over and over is cheaper
+   * kept, until it is asked for, than stored again and again. What is written in order is stored while more comes.
+   */
+  #mostIsRewritten(): boolean {
+    const { cache } = this.#contents;
+    const newest = new Set(this.#newestStripes.map(({ stripe }) => stripe));
+    let rewritten = 0;
+    for (const slot of cache.dirtySlots) if (newest.has(cache.stripeOf(slot))) rewritten++;
+    return rewritten * 2 > cache.dirtySlots.size;
+  }
+
   #seal(): Batch {
     const { cache, zeroes } = this.#contents;
     this.stop();
     this.#sealWanted = false;
+    this.#isRewriting = undefined;
     const stripes: SealedStripe[] = [];
     for (const slot of [...cache.dirtySlots]) {
       stripes.push(cache.seal(slot, this.#storeWhole(slot)));
@@ -219,6 +239,7 @@ export class FlushPath {
     this.#changedMs = Infinity;
     this.#next = newBatchPromise();
     this.#batches.push(batch);
+    this.#newestStripes = stripes;
     return batch;
   }
 
@@ -258,6 +279,7 @@ export class FlushPath {
     for (const stripe of stripes) this.#addStripe(builder, stripe);
     batch.filledRuns = runsEnd;
     batch.filledStripes += stripes.length;
+    this.#contents.cache.wake(); // what has been copied may be overwritten freely
     const bytes = builder.finish({
       seq,
       epoch: this.#uploader.writer.epoch,

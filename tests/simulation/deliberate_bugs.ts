@@ -53,6 +53,18 @@ const BUGS: Bug[] = [
     to: "for (const entry of entries) entry.saved = null;",
   },
   {
+    what: "what is sealed and not copied yet takes no room",
+    file: "contents.ts",
+    from: "Math.max(heldSlots, dirtySlots.size + uncopiedStripes)",
+    to: "heldSlots",
+  },
+  {
+    what: "what is sealed takes no room",
+    file: "contents.ts",
+    from: "Math.max(heldSlots, dirtySlots.size + uncopiedStripes)",
+    to: "dirtySlots.size + uncopiedStripes",
+  },
+  {
     what: "a fetch brings older bytes over newer ones",
     file: "fetch.ts",
     from: "      !cache.isValid(fetch.slot, block);\n    cache.beforeOverwrite",
