@@ -18,10 +18,7 @@ import type { Zeroes } from "./zeroes.ts";
 export class Contents {
   readonly stripeBytes: number;
   readonly blocksPerStripe: number;
-  /**
-   * Slots that are dirty or sealed, at most, and dirty and sealed stripes that are in no segment yet, at most: each of
-   * these may be overwritten, and saved, once more. A change that would pass it waits for an upload.
-   */
+  /** Dirty and sealed stripes together, at most; a change that would pass it waits for an upload. */
   readonly dirtyStripesMax: number;
   /** Stripes that reclaim is about to make dirty: room that is taken already. */
   reservedStripes = 0;
@@ -67,26 +64,22 @@ export class Contents {
 
   /** How many more stripes may become dirty now. */
   get roomStripes(): number {
-    const { dirtySlots, heldSlots, uncopiedStripes } = this.cache;
-    const taken = Math.max(heldSlots, dirtySlots.size + uncopiedStripes);
-    return this.dirtyStripesMax - taken - this.reservedStripes;
+    const { dirtySlots, sealedStripes } = this.cache;
+    return this.dirtyStripesMax - dirtySlots.size - sealedStripes - this.reservedStripes;
   }
 
-  /** Throws if the bounds on what is dirty or sealed do not hold, or an invariant of the cache. */
+  /** Throws if more is dirty or sealed than may be, or an invariant of the cache does not hold. */
   checkInvariants(): void {
     this.cache.checkInvariants();
-    const { dirtySlots, heldSlots, uncopiedStripes } = this.cache;
-    const taken = [heldSlots, dirtySlots.size + uncopiedStripes];
-    if (Math.max(...taken) > this.dirtyStripesMax) {
-      throw new Error(`${taken} stripes held, and to be copied, where ${this.dirtyStripesMax} may`);
-    }
+    const { dirtySlots, sealedStripes } = this.cache;
+    const unstored = dirtySlots.size + sealedStripes;
+    if (unstored <= this.dirtyStripesMax) return;
+    throw new Error(`${unstored} stripes are dirty or sealed where ${this.dirtyStripesMax} may be`);
   }
 
-  /** Bytes acknowledged, or about to be, that are not in the bucket; what is overwritten meanwhile counts once. */
+  /** Bytes acknowledged, or about to be, that are not in the bucket. */
   get unstoredBytes(): number {
-    const { dirtyBlocks, sealedStripes, heldSlots } = this.cache;
-    const bytes = dirtyBlocks * BLOCK_BYTES + sealedStripes * this.stripeBytes;
-    return Math.min(bytes, heldSlots * this.stripeBytes);
+    return this.cache.dirtyBlocks * BLOCK_BYTES + this.cache.sealedStripes * this.stripeBytes;
   }
 
   /** From now on every verb throws `error`: the volume is fenced, closed, or in doubt. */

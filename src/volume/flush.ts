@@ -3,10 +3,10 @@
  *
  * | step   | when                                                        | what                                      |
  * | ------ | ----------------------------------------------------------- | ----------------------------------------- |
- * | seal   | an eighth of the cache is dirty: at once, but for what is   | every dirty block there is becomes a batch, |
- * |        | written over and over; a flush came, a change waits for     | decided in one turn                       |
- * |        | room, or the oldest is `flushafter` old: when an upload     |                                           |
- * |        | slot is free, so that flushes share one                     |                                           |
+ * | seal   | an eighth of the cache is dirty, or half of what may be, if | every dirty block there is becomes a batch, |
+ * |        | it is the same again and again: at once; a flush came, a    | decided in one turn                       |
+ * |        | change waits for room, or the oldest is `flushafter` old:   |                                           |
+ * |        | when an upload slot is free, so that flushes share one      |                                           |
  * | fill   | an upload slot is free                                      | the next of the batch's stripes are copied |
  * |        |                                                             | into a segment with the next seq          |
  * | store  | at once, several at a time                                  | uploader.ts                               |
@@ -69,8 +69,8 @@ export class FlushPath {
   #sealWanted = false;
   /** Stripes of the newest batch. */
   #newestStripes: SealedStripe[] = [];
-  /** Whether most of what is dirty is in the newest batch, too; undefined until it is much. */
-  #isRewriting?: boolean;
+  /** Whether most of what is dirty was in it, too; looked at once, when it has become much. */
+  #isRewritten?: boolean;
   #pumpScheduled = false;
   #cancelTimer: (() => void) | null = null;
   /** The newest segment of the newest batch in the map. */
@@ -153,9 +153,8 @@ export class FlushPath {
     if (!this.#contents.hasChanges) return;
     if (this.#changedMs === Infinity) this.#changedMs = this.#contents.clock.monotonic();
     const { dirtyBlocks, dirtySlots } = this.#contents.cache;
-    const isMuch = dirtyBlocks * BLOCK_BYTES >= this.#sealBytes;
-    if (isMuch) this.#isRewriting ??= this.#mostIsRewritten();
-    if (isMuch && !this.#isRewriting || dirtySlots.size >= this.#sealStripes) {
+    const isMuch = dirtyBlocks * BLOCK_BYTES >= this.#sealBytes && !this.#mayGrow();
+    if (isMuch || dirtySlots.size >= this.#sealStripes) {
       this.#seal();
       this.#schedulePump();
     } else if (this.#cancelTimer === null) {
@@ -202,22 +201,25 @@ export class FlushPath {
   // ---- seal
 
   /**
-   * True if most of what is dirty has been in the newest batch already: what is written over and over is cheaper
-   * kept, until it is asked for, than stored again and again. What is written in order is stored while more comes.
+   * True if nobody has asked for what is dirty, and most of it was in the newest batch, too: what is written over and
+   * over is cheaper kept than stored again and again. What is written in order is stored while more comes.
    */
+  #mayGrow(): boolean {
+    return !this.#sealWanted && (this.#isRewritten ??= this.#mostIsRewritten());
+  }
+
   #mostIsRewritten(): boolean {
     const { cache } = this.#contents;
     const newest = new Set(this.#newestStripes.map(({ stripe }) => stripe));
-    let rewritten = 0;
-    for (const slot of cache.dirtySlots) if (newest.has(cache.stripeOf(slot))) rewritten++;
-    return rewritten * 2 > cache.dirtySlots.size;
+    const rewritten = [...cache.dirtySlots].filter((slot) => newest.has(cache.stripeOf(slot)));
+    return rewritten.length * 2 > cache.dirtySlots.size;
   }
 
   #seal(): Batch {
     const { cache, zeroes } = this.#contents;
     this.stop();
     this.#sealWanted = false;
-    this.#isRewriting = undefined;
+    this.#isRewritten = undefined;
     const stripes: SealedStripe[] = [];
     for (const slot of [...cache.dirtySlots]) {
       stripes.push(cache.seal(slot, this.#storeWhole(slot)));
@@ -279,7 +281,6 @@ export class FlushPath {
     for (const stripe of stripes) this.#addStripe(builder, stripe);
     batch.filledRuns = runsEnd;
     batch.filledStripes += stripes.length;
-    this.#contents.cache.wake(); // what has been copied may be overwritten freely
     const bytes = builder.finish({
       seq,
       epoch: this.#uploader.writer.epoch,

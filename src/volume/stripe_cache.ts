@@ -16,8 +16,7 @@
  * Two bits a block: *valid* (the slot holds its newest bytes) and *dirty* (valid, and in no batch yet).
  *
  * Invariants (`checkInvariants`):
- *  - a dirty block is valid; a slot with dirty blocks is in `dirtySlots`, and is held for it;
- *  - a hold is a pin that lasts until something is stored: one for dirty blocks, one for each batch that has sealed some;
+ *  - a dirty block is valid; a slot with dirty blocks is in `dirtySlots` and has a pin for it;
  *  - a slot is in exactly one of free, pinned, clean; a stripe has at most one slot;
  *  - blocks that a batch has sealed but not copied into a segment yet are not overwritten before
  *    `beforeOverwrite` has saved them.
@@ -51,10 +50,6 @@ export class StripeCache {
   dirtyBlocks = 0;
   /** Stripes in batches that are not committed; a slot in two batches counts twice. */
   sealedStripes = 0;
-  /** Those of them whose bytes are in no segment yet: each may have to be saved. */
-  uncopiedStripes = 0;
-  /** Slots that are dirty or sealed, or both. */
-  heldSlots = 0;
 
   readonly #slabs: Uint8Array[] = [];
   readonly #slotsPerSlab: number;
@@ -62,7 +57,6 @@ export class StripeCache {
   readonly #valid: BlockBits;
   readonly #dirty: BlockBits;
   readonly #pins: Uint16Array;
-  readonly #holds: Uint16Array;
   readonly #pinned = new Map<number, number>();
   readonly #clean: LRUCache<number, number>;
   readonly #free: number[] = [];
@@ -88,7 +82,6 @@ export class StripeCache {
     this.#valid = new BlockBits(slotCount, this.blocksPerStripe);
     this.#dirty = new BlockBits(slotCount, this.blocksPerStripe);
     this.#pins = new Uint16Array(slotCount);
-    this.#holds = new Uint16Array(slotCount);
     for (let slot = slotCount - 1; slot >= 0; slot--) this.#free.push(slot);
     this.#clean = new LRUCache<number, number>({
       max: slotCount,
@@ -232,13 +225,13 @@ export class StripeCache {
     return this.dirtySlots.has(slot);
   }
 
-  /** Marks blocks valid and dirty; the slot is held for being dirty from its first dirty block on. */
+  /** Marks blocks valid and dirty; the slot gets its pin for being dirty when it had no dirty block. */
   setDirty(slot: number, firstBlock: number, blockCount: number): void {
     this.#valid.set(slot, firstBlock, blockCount);
     this.dirtyBlocks += this.#dirty.set(slot, firstBlock, blockCount);
     if (!this.dirtySlots.has(slot)) {
       this.dirtySlots.add(slot);
-      this.#hold(slot);
+      this.pin(slot);
     }
   }
 
@@ -247,10 +240,13 @@ export class StripeCache {
    * being fetched.
    */
   invalidate(slot: number, firstBlock: number, blockCount: number): void {
-    const wasClean = this.isClean(slot);
     this.#valid.clear(slot, firstBlock, blockCount);
-    this.#clearDirty(slot, firstBlock, blockCount);
-    if (wasClean && this.#holdsNothing(slot)) {
+    this.dirtyBlocks -= this.#dirty.clear(slot, firstBlock, blockCount);
+    if (this.dirtySlots.has(slot)) {
+      if (this.#dirty.count(slot, 0, this.blocksPerStripe) === 0) {
+        this.#noLongerDirty(slot);
+      }
+    } else if (this.#pins[slot] === 0 && this.#holdsNothing(slot)) {
       this.#clean.delete(this.#stripeOf[slot]);
       this.#free.push(slot);
     }
@@ -261,21 +257,24 @@ export class StripeCache {
     this.beforeOverwrite(slot);
     this.bytes(slot, firstBlock * BLOCK_BYTES, (firstBlock + blockCount) * BLOCK_BYTES).fill(0);
     this.setValid(slot, firstBlock, blockCount);
-    this.#clearDirty(slot, firstBlock, blockCount);
+    if (!this.dirtySlots.has(slot)) return;
+    this.dirtyBlocks -= this.#dirty.clear(slot, firstBlock, blockCount);
+    if (this.#dirty.count(slot, 0, this.blocksPerStripe) === 0) {
+      this.#noLongerDirty(slot);
+    }
   }
 
   // ---- sealing
 
   /**
-   * Takes the slot's dirty blocks, or all of it if `whole`, into a batch: they are dirty no more, and their hold on
-   * the slot goes over to the batch, which gives it back by `committed`.
+   * Takes the slot's dirty blocks, or all of it if `whole`, into a batch: they are dirty no more, and the pin they
+   * had goes over to the batch, which gives it back by `committed`.
    */
   seal(slot: number, whole: boolean): SealedStripe {
     const runs = whole ? [0, this.blocksPerStripe] : this.#dirty.runs(slot);
     this.dirtyBlocks -= this.#dirty.clear(slot, 0, this.blocksPerStripe);
     this.dirtySlots.delete(slot);
     this.sealedStripes++;
-    this.uncopiedStripes++;
     const entry = { stripe: this.#stripeOf[slot], slot, runs, saved: null, copied: false };
     const entries = this.#uncopied.get(slot);
     if (entries) entries.push(entry);
@@ -294,17 +293,16 @@ export class StripeCache {
   copied(entry: SealedStripe): void {
     entry.copied = true;
     entry.saved = null;
-    this.uncopiedStripes--;
     const rest = this.#uncopied.get(entry.slot)?.filter((other) => other !== entry);
     if (rest === undefined) return;
     if (rest.length > 0) this.#uncopied.set(entry.slot, rest);
     else this.#uncopied.delete(entry.slot);
   }
 
-  /** The entry's batch is in the map: its hold is given back. */
+  /** The entry's batch is in the map: its pin is given back. */
   committed(entry: SealedStripe): void {
     this.sealedStripes--;
-    this.#release(entry.slot);
+    this.unpin(entry.slot);
   }
 
   dirtyCount(slot: number): number {
@@ -343,18 +341,8 @@ export class StripeCache {
     return stripes;
   }
 
-  #clearDirty(slot: number, firstBlock: number, blockCount: number): void {
-    this.dirtyBlocks -= this.#dirty.clear(slot, firstBlock, blockCount);
-    if (this.dirtyCount(slot) === 0 && this.dirtySlots.delete(slot)) this.#release(slot);
-  }
-
-  #hold(slot: number): void {
-    if (this.#holds[slot]++ === 0) this.heldSlots++;
-    this.pin(slot);
-  }
-
-  #release(slot: number): void {
-    if (--this.#holds[slot] === 0) this.heldSlots--;
+  #noLongerDirty(slot: number): void {
+    this.dirtySlots.delete(slot);
     this.unpin(slot);
   }
 
@@ -369,7 +357,6 @@ export class StripeCache {
     };
     this.#clean.purgeStale();
     let dirtyBlocks = 0;
-    let heldSlots = 0;
     const seen = new Set<number>([...this.#free]);
     if (seen.size !== this.#free.length) fail("a slot is free twice");
     for (const [stripe, slot] of [...this.#pinned, ...this.#clean.entries()]) {
@@ -377,9 +364,6 @@ export class StripeCache {
       seen.add(slot);
       if (this.#stripeOf[slot] !== stripe) fail(`slot ${slot} of stripe ${stripe} says otherwise`);
       if (this.#pinned.has(stripe) !== this.#pins[slot] > 0) fail(`slot ${slot}: pins and place`);
-      const [pins, holds] = [this.#pins[slot], this.#holds[slot]];
-      if (holds > pins) fail(`slot ${slot} has ${holds} holds and ${pins} pins`);
-      if (holds > 0) heldSlots++;
       const dirty = this.dirtyCount(slot);
       dirtyBlocks += dirty;
       if (dirty > 0 !== this.dirtySlots.has(slot)) fail(`slot ${slot} has ${dirty} dirty blocks`);
@@ -392,8 +376,5 @@ export class StripeCache {
     if (dirtyBlocks !== this.dirtyBlocks) {
       fail(`${this.dirtyBlocks} dirty blocks counted, ${dirtyBlocks} found`);
     }
-    if (heldSlots !== this.heldSlots) fail(`${heldSlots} held slots found, not ${this.heldSlots}`);
-    const uncopied = [...this.#uncopied.values()].reduce((sum, { length }) => sum + length, 0);
-    if (uncopied > this.uncopiedStripes) fail(`${uncopied} stripes are not copied`);
   }
 }

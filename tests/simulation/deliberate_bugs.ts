@@ -53,16 +53,10 @@ const BUGS: Bug[] = [
     to: "for (const entry of entries) entry.saved = null;",
   },
   {
-    what: "what is sealed and not copied yet takes no room",
-    file: "contents.ts",
-    from: "Math.max(heldSlots, dirtySlots.size + uncopiedStripes)",
-    to: "heldSlots",
-  },
-  {
     what: "what is sealed takes no room",
     file: "contents.ts",
-    from: "Math.max(heldSlots, dirtySlots.size + uncopiedStripes)",
-    to: "dirtySlots.size + uncopiedStripes",
+    from: "dirtySlots.size - sealedStripes",
+    to: "dirtySlots.size",
   },
   {
     what: "a fetch brings older bytes over newer ones",

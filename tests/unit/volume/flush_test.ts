@@ -183,6 +183,26 @@ Deno.test("what is written over and over is kept until it is asked for; what is 
   volume.abandon();
 });
 
+Deno.test("who writes over and over and has all of it flushed is held back by the bucket", async () => {
+  const sizes = { cacheStripes: 64, segmentDataBytes: 8 * STRIPE_BYTES, uploads: 1 };
+  for (const flushes of [false, true]) {
+    const { volume, bucket } = await openVolume(sizes);
+    bucket.hold("put");
+    let waiting: Promise<void> | undefined;
+    for (let round = 0; round < 10; round++) {
+      for (let at = 0; at < 8; at++) waiting ??= volume.write(at * STRIPE_BYTES, blocks(4, round));
+      if (flushes) volume.flush();
+      await settle();
+    }
+    assertEquals(await stateOf(waiting), flushes ? "pending" : "done");
+    bucket.release("put");
+    await waiting;
+    await volume.flush();
+    volume.checkInvariants();
+    volume.abandon();
+  }
+});
+
 Deno.test("a change is on its way after flushafter, asked for or not", async () => {
   for (const change of ["write", "trim"]) {
     const { volume, bucket, clock } = await openVolume({ flushAfterMs: 5000 });

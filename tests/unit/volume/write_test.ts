@@ -118,53 +118,6 @@ Deno.test("a write over the bound waits for an upload and is not refused", async
   volume.abandon();
 });
 
-Deno.test("a stripe that is written again while its older bytes are on their way takes room once", async () => {
-  const opened = await openVolume();
-  const { volume, bucket } = opened;
-  bucket.hold("put");
-  const flushes: (Promise<void> | undefined)[] = [];
-  for (let value = 1; value <= 4; value++) {
-    for (let at = 0; at < 5; at++) {
-      assertEquals(volume.write(at * STRIPE_BYTES, blocks(4, value)), undefined);
-    }
-    flushes.push(volume.flush());
-    await bucket.untilHeld(value);
-    volume.checkInvariants();
-  }
-  assertEquals(volume.unstoredBytes, 5 * STRIPE_BYTES);
-  bucket.release("put");
-  await Promise.all(flushes);
-  assertEquals(volume.unstoredBytes, 0);
-  volume.checkInvariants();
-  const { volume: next } = await reopenAfterCrash(opened);
-  assertEquals(await firstBytes(next, 4 * 4, 1), [4]);
-  next.abandon();
-});
-
-Deno.test("of what is in no segment yet no more is saved from being overwritten than may be dirty", async () => {
-  const { volume, bucket } = await openVolume({ uploads: 1 });
-  bucket.hold("put");
-  volume.write(20 * STRIPE_BYTES, blocks(1, 1));
-  const first = volume.flush(); // takes the only upload slot
-  await bucket.untilHeld(1);
-  const writes: (Promise<void> | undefined)[] = [];
-  for (let value = 1; value <= 3; value++) {
-    for (let at = 0; at < 6; at++) writes.push(volume.write(at * STRIPE_BYTES, blocks(4, value)));
-  }
-  assertEquals(writes.map((done) => done !== undefined), Array.from(writes, (_, at) => at >= 12));
-  assertEquals(await stateOf(writes[12]), "pending");
-  bucket.held[0].release();
-  await first;
-  await bucket.untilHeld(1);
-  assertEquals(await stateOf(writes[12]), "done", "its bytes of before have been copied");
-  bucket.release("put");
-  await Promise.all(writes);
-  await volume.flush();
-  assertEquals(await firstBytes(volume, 0, 1), [3]);
-  volume.checkInvariants();
-  volume.abandon();
-});
-
 Deno.test("a write longer than the whole cache is written", async () => {
   const opened = await openVolume();
   const data = new Uint8Array(50 * STRIPE_BYTES + 77).map((_, at) => at >> 10);
