@@ -124,6 +124,11 @@ export const WRITE_PIECE_BYTES_MAX = 8 * MIB;
  */
 export const DIRTY_SHARE = 3 / 4;
 /**
+ * What a journal may take, by the size of the cache: what is dirty or sealed, and half of the cache for what is
+ * rewritten before it is sealed, what waits for room, and a file that is stored but in part.
+ */
+export const JOURNAL_SHARE = DIRTY_SHARE + 1 / 2;
+/**
  * Share of the cache that may be dirty before it is sealed unasked, at least a segment and in whole segments: 8 MiB
  * of a cache of 64 MiB, 128 MiB of one GiB. More would make a flush that comes at last wait longer. What is rewritten
  * all the time may be more: half of what may be dirty.
