@@ -42,7 +42,7 @@ import { describeExport } from "./src/export_description.ts";
 import { LocalHost, runtimeDirectory } from "./src/host.ts";
 import { JournalFolder } from "./src/journal/journal_folder.ts";
 import { JournaledDevice } from "./src/journal/journaled_device.ts";
-import { BLOCK_BYTES, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
+import { BLOCK_BYTES, JOURNAL_SHARE, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
 import { infoJson, showInfo } from "./src/info.ts";
 import { directSockets } from "./src/linux/direct_socket.ts";
@@ -180,7 +180,7 @@ async function openJournal(
   const { path, files } = folder.adopt(volume.info.uuid, volume.epoch, volume.unbrokenSince);
   const cacheBytes = cacheStripes * volume.info.stripeBytes;
   const device = new JournaledDevice(volume, path, files, {
-    bytesMax: cacheBytes,
+    bytesMax: cacheBytes * JOURNAL_SHARE,
     fileBytesMax: Math.max(SEGMENT_DATA_BYTES_MAX, cacheBytes * SEAL_SHARE),
     logger,
   });
@@ -253,8 +253,9 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   drainOnSignal(server, volume, progressOptions(logger), () => manager.stopping(condition)).then(
     ended.resolve,
   );
-  const journalBytes = journaled ? settings.cacheStripes * volume.info.stripeBytes : 0;
-  const memory = memoryBytesMax(options, volume.info) + journalBytes;
+  const cacheBytes = settings.cacheStripes * volume.info.stripeBytes;
+  const memory = memoryBytesMax(options, volume.info) +
+    (journaled ? cacheBytes * JOURNAL_SHARE : 0);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +

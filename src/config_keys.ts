@@ -330,7 +330,7 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
   debug: server("debug", boolean, { default: "0", doc: "log every request" }),
   cacheStripes: server("cachesize", count(16, TIB / STRIPE_BYTES_MIN, "stripes"), {
     default: "1024",
-    doc: "size of the cache, in stripes; up to half of it is data not stored yet",
+    doc: "size of the cache, in stripes; up to three quarters of it are data not stored yet",
   }),
   cacheTtlMs: server("cachettl", seconds(1), {
     default: "60",

@@ -122,12 +122,20 @@ export const SEGMENTS_UNSTORED_MAX = 64;
 export const SEQ_MAX = 9_999_999_999;
 /** A write of up to so many bytes lands in one batch; a longer one may be parted by a crash. */
 export const WRITE_PIECE_BYTES_MAX = 8 * MIB;
-/** Share of the cache that may be dirty or sealed; the rest stays for reading. */
-export const DIRTY_SHARE = 0.5;
+/**
+ * Share of the cache that may be dirty or sealed; the rest stays for reading. Of 64 MiB it is six segments: four
+ * on their way, one that is written, and one for what is stored out of order.
+ */
+export const DIRTY_SHARE = 3 / 4;
+/**
+ * What a journal may take, by the size of the cache: what is dirty or sealed, and half of the cache for what is
+ * rewritten before it is sealed, what waits for room, and a file that is stored but in part.
+ */
+export const JOURNAL_SHARE = DIRTY_SHARE + 1 / 2;
 /**
  * Share of the cache that may be dirty before it is sealed unasked, at least a segment and in whole segments: 8 MiB
- * of a cache of 64 MiB, 128 MiB of one GiB. More would absorb more rewriting of the same blocks, and make
- * a flush that comes at last wait longer.
+ * of a cache of 64 MiB, 128 MiB of one GiB. More would make a flush that comes at last wait longer. What is rewritten
+ * all the time may be more: half of what may be dirty.
  */
 export const SEAL_SHARE = 1 / 8;
 /**

@@ -106,6 +106,15 @@ export class Contents {
     return this.dirtyStripesMax - dirtySlots.size - sealedStripes - this.reservedStripes;
   }
 
+  /** Throws if more is dirty or sealed than may be, or an invariant of the cache does not hold. */
+  checkInvariants(): void {
+    this.cache.checkInvariants();
+    const { dirtySlots, sealedStripes } = this.cache;
+    const unstored = dirtySlots.size + sealedStripes;
+    if (unstored <= this.dirtyStripesMax) return;
+    throw new Error(`${unstored} stripes are dirty or sealed where ${this.dirtyStripesMax} may be`);
+  }
+
   /** Bytes acknowledged, or about to be, that are not in the bucket. */
   get unstoredBytes(): number {
     return this.cache.dirtyBlocks * BLOCK_BYTES + this.cache.sealedStripes * this.stripeBytes;

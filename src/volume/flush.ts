@@ -3,8 +3,9 @@
  *
  * | step   | when                                                        | what                                      |
  * | ------ | ----------------------------------------------------------- | ----------------------------------------- |
- * | seal   | an eighth of the cache is dirty: at once; a flush came, a   | every dirty block there is becomes a batch, |
- * |        | change waits for room, or the oldest is `flushafter` old:   | decided in one turn                       |
+ * | seal   | an eighth of the cache is dirty, or half of what may be, if | every dirty block there is becomes a batch, |
+ * |        | it is the same again and again: at once; a flush came, a    | decided in one turn                       |
+ * |        | change waits for room, or the oldest is `flushafter` old:   |                                           |
  * |        | when an upload slot is free, so that flushes share one      |                                           |
  * | fill   | an upload slot is free                                      | the next of the batch's stripes are copied |
  * |        |                                                             | into a segment with the next seq          |
@@ -56,7 +57,7 @@ export class FlushPath {
   readonly #uploader: Uploader;
   readonly #flushAfterMs: number;
   readonly #segmentDataBytes: number;
-  /** So many dirty bytes, or stripes that have any, are sealed unasked. */
+  /** So many dirty bytes, unless they are rewritten, or stripes that have any, are sealed unasked. */
   readonly #sealBytes: number;
   readonly #sealStripes: number;
   readonly #onCommit: () => void;
@@ -66,6 +67,10 @@ export class FlushPath {
   /** Settles with the batch that is sealed next. */
   #next = newBatchPromise();
   #sealWanted = false;
+  /** Stripes of the newest batch. */
+  #newestStripes: SealedStripe[] = [];
+  /** Whether most of what is dirty was in it, too; looked at once, when it has become much. */
+  #isRewritten?: boolean;
   #pumpScheduled = false;
   #cancelTimer: (() => void) | null = null;
   /** The newest segment of the newest batch in the map. */
@@ -148,7 +153,7 @@ export class FlushPath {
     if (!this.#contents.hasChanges) return;
     if (this.#changedMs === Infinity) this.#changedMs = this.#contents.clock.monotonic();
     const { dirtyBlocks, dirtySlots } = this.#contents.cache;
-    const isMuch = dirtyBlocks * BLOCK_BYTES >= this.#sealBytes ||
+    const isMuch = (dirtyBlocks * BLOCK_BYTES >= this.#sealBytes && !this.#mayGrow()) ||
       dirtySlots.size >= this.#sealStripes ||
       this.#contents.zeroes.pending.count >= SEAL_STRIPES_MAX;
     if (isMuch) {
@@ -197,10 +202,26 @@ export class FlushPath {
 
   // ---- seal
 
+  /**
+   * True if nobody has asked for what is dirty, and most of it was in the newest batch, too: what is written over and
+   * over is cheaper kept than stored again and again. What is written in order is stored while more comes.
+   */
+  #mayGrow(): boolean {
+    return !this.#sealWanted && (this.#isRewritten ??= this.#mostIsRewritten());
+  }
+
+  #mostIsRewritten(): boolean {
+    const { cache } = this.#contents;
+    const newest = new Set(this.#newestStripes.map(({ stripe }) => stripe));
+    const rewritten = [...cache.dirtySlots].filter((slot) => newest.has(cache.stripeOf(slot)));
+    return rewritten.length * 2 > cache.dirtySlots.size;
+  }
+
   #seal(): Batch {
     const { cache, zeroes } = this.#contents;
     this.stop();
     this.#sealWanted = false;
+    this.#isRewritten = undefined;
     const stripes: SealedStripe[] = [];
     for (const slot of [...cache.dirtySlots]) {
       stripes.push(cache.seal(slot, this.#storeWhole(slot)));
@@ -222,6 +243,7 @@ export class FlushPath {
     this.#changedMs = Infinity;
     this.#next = newBatchPromise();
     this.#batches.push(batch);
+    this.#newestStripes = stripes;
     return batch;
   }
 

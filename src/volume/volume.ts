@@ -364,7 +364,7 @@ export class Volume implements BlockDevice {
 
   /** Throws if an invariant of cache, map or segment table does not hold. */
   checkInvariants(): void {
-    this.#contents.cache.checkInvariants();
+    this.#contents.checkInvariants();
     this.#contents.map.checkInvariants();
     this.#contents.zeroes.pending.checkInvariants();
   }

@@ -53,6 +53,12 @@ const BUGS: Bug[] = [
     to: "for (const entry of entries) entry.saved = null;",
   },
   {
+    what: "what is sealed takes no room",
+    file: "contents.ts",
+    from: "dirtySlots.size - sealedStripes",
+    to: "dirtySlots.size",
+  },
+  {
     what: "a fetch brings older bytes over newer ones",
     file: "fetch.ts",
     from: "      !cache.isValid(fetch.slot, block);\n    cache.beforeOverwrite",

@@ -128,8 +128,8 @@ Deno.test("a write before its stripe is copied into a segment leaves the flush a
   volume.write(STRIPE_BYTES, blocks(1, 9));
   const first = volume.flush(); // takes the only upload slot
   await bucket.untilHeld(1);
-  for (let stripe = 0; stripe < 20; stripe++) {
-    volume.write(stripe * STRIPE_BYTES, blocks(4, 1)); // sealed at 16, not copied
+  for (let stripe = 0; stripe < 28; stripe++) {
+    volume.write(stripe * STRIPE_BYTES, blocks(4, 1)); // sealed at 24, not copied
   }
   await settle();
   volume.write(0, blocks(4, 2));
@@ -159,6 +159,48 @@ Deno.test("8 MiB of changes are on their way without a flush", async () => {
   assertEquals(logKeys(bucket).length, 2);
   assertEquals(volume.unstoredBytes, 0);
   volume.abandon();
+});
+
+Deno.test("what is written over and over is kept until it is asked for; what is written in order is not", async () => {
+  const sizes = { cacheStripes: 64, segmentDataBytes: 8 * STRIPE_BYTES };
+  const { volume, bucket, clock } = await openVolume(sizes);
+  const writeEight = async (first: number, value: number) => {
+    for (let at = 0; at < 8; at++) volume.write((first + at) * STRIPE_BYTES, blocks(4, value));
+    await settle();
+    return logKeys(bucket).length;
+  };
+  assertEquals(await writeEight(0, 1), 2, "claim, and an eighth of the cache");
+  for (let value = 2; value < 9; value++) assertEquals(await writeEight(0, value), 2);
+  await volume.flush();
+  assertEquals([logKeys(bucket).length, volume.unstoredBytes], [3, 0]);
+  assertEquals(await writeEight(0, 9), 3);
+  await clock.advance(5000);
+  assertEquals([logKeys(bucket).length, volume.unstoredBytes], [4, 0]);
+  for (let first = 8, keys = 5; first < 40; first += 8, keys++) {
+    assertEquals(await writeEight(first, 1), keys);
+  }
+  volume.checkInvariants();
+  volume.abandon();
+});
+
+Deno.test("who writes over and over and has all of it flushed is held back by the bucket", async () => {
+  const sizes = { cacheStripes: 64, segmentDataBytes: 8 * STRIPE_BYTES, uploads: 1 };
+  for (const flushes of [false, true]) {
+    const { volume, bucket } = await openVolume(sizes);
+    bucket.hold("put");
+    let waiting: Promise<void> | undefined;
+    for (let round = 0; round < 10; round++) {
+      for (let at = 0; at < 8; at++) waiting ??= volume.write(at * STRIPE_BYTES, blocks(4, round));
+      if (flushes) volume.flush();
+      await settle();
+    }
+    assertEquals(await stateOf(waiting), flushes ? "pending" : "done");
+    bucket.release("put");
+    await waiting;
+    await volume.flush();
+    volume.checkInvariants();
+    volume.abandon();
+  }
 });
 
 Deno.test("a change is on its way after flushafter, asked for or not", async () => {

@@ -12,7 +12,7 @@ import { MemoryBucket } from "../../support/memory_bucket.ts";
 
 export const KIB = 1024;
 
-/** 64 stripes of 16 KiB, 4 blocks each; a cache of 16, so that 8 may be dirty. */
+/** 64 stripes of 16 KiB, 4 blocks each; a cache of 16, so that 12 may be dirty. */
 export const OPTIONS: VolumeOptions = {
   stripeBytes: 16 * KIB,
   volumeBytes: 64 * 16 * KIB,

@@ -120,7 +120,7 @@ Deno.test("a zero is found whole or not at all after a crash", async () => {
   for (let stripe = 0; stripe < 4; stripe++) volume.write(stripe * STRIPE_BYTES, blocks(4, 1));
   await volume.flush();
   bucket.hold("put");
-  for (let stripe = 10; stripe < 13; stripe++) volume.write(stripe * STRIPE_BYTES, blocks(4, 1));
+  for (let stripe = 10; stripe < 15; stripe++) volume.write(stripe * STRIPE_BYTES, blocks(4, 1));
   // head, body and tail: the head makes a stripe dirty, the one at which a batch is sealed
   assertEquals(volume.zero(100, 3 * STRIPE_BYTES), undefined);
   await bucket.untilHeld(1);
@@ -179,7 +179,7 @@ Deno.test("zeroing is fast in whole blocks, unless it would have to wait", async
   await readBytes(volume, 0, 1);
   assert(volume.zeroesFast(0, BLOCK_BYTES), "it is here now");
   bucket.hold("put");
-  const waiting = volume.write(2 * stripe, blocks(9 * 16, 3));
+  const waiting = volume.write(2 * stripe, blocks(13 * 16, 3));
   assertEquals(await stateOf(waiting), "pending");
   assert(!volume.zeroesFast(0, 3 * stripe), "a write waits for room");
   volume.abandon();

@@ -103,7 +103,7 @@ Deno.test("a write over the bound waits for an upload and is not refused", async
     waiting = volume.write(written * STRIPE_BYTES, blocks(4, written + 1));
     if (!waiting) written++;
   }
-  assertEquals(written, 8, "half of the 16 slots");
+  assertEquals(written, 12, "three quarters of the 16 slots");
   const behind = volume.write(63 * STRIPE_BYTES, blocks(1, 99));
   assertEquals(await stateOf(waiting), "pending");
   assertEquals(await stateOf(behind), "pending", "smaller ones don't take its room");
@@ -111,7 +111,7 @@ Deno.test("a write over the bound waits for an upload and is not refused", async
   bucket.release("put");
   await Promise.all([waiting, behind]);
   await volume.flush();
-  assertEquals(await firstBytes(volume, 8 * 4, 1), [9]);
+  assertEquals(await firstBytes(volume, written * 4, 1), [written + 1]);
   assertEquals(await firstBytes(volume, 63 * 4, 1), [99]);
   volume.checkInvariants();
   assertEquals(volume.unstoredBytes, 0);
@@ -153,8 +153,8 @@ Deno.test("a write is found whole or not at all after a crash at any moment", as
 Deno.test("a write that had to wait is found whole or not at all, too", async () => {
   const { volume, bucket } = await openVolume();
   bucket.hold("put");
-  for (let at = 0; at < 4; at++) volume.write((20 + at) * STRIPE_BYTES, blocks(4, 1));
-  const length = 4 * STRIPE_BYTES; // as much as is written in one turn, and in five stripes
+  for (let at = 0; at < 6; at++) volume.write((20 + at) * STRIPE_BYTES, blocks(4, 1));
+  const length = 6 * STRIPE_BYTES; // as much as is written in one turn, and in seven stripes
   const waiting = volume.write(100, new Uint8Array(length).fill(2));
   assertEquals(await stateOf(waiting), "pending");
   for (;;) {
@@ -196,7 +196,7 @@ Deno.test("a stripe written in many small pieces is stored whole before its patc
 Deno.test("with iotimeout a write that waits for room fails in time, and the disk goes on", async () => {
   const { volume, bucket, clock } = await openVolume({ ioTimeoutMs: 3000 });
   bucket.hold("put");
-  for (let at = 0; at < 8; at++) volume.write(at * STRIPE_BYTES, blocks(4, 1));
+  for (let at = 0; at < 12; at++) volume.write(at * STRIPE_BYTES, blocks(4, 1));
   const waiting = [20, 21, 20].map((at) => volume.write(at * STRIPE_BYTES, blocks(4, 2))!);
   const ends = Promise.allSettled(waiting);
   await clock.advance(2999);
@@ -218,8 +218,8 @@ Deno.test("with iotimeout a write that waits for room fails in time, and the dis
 Deno.test("writes that wait when the volume ends fail, each of them", async () => {
   const { volume, bucket } = await openVolume();
   bucket.hold("put");
-  for (let at = 0; at < 8; at++) volume.write(at * STRIPE_BYTES, blocks(4, 1));
-  const waiting = [8, 9, 8].map((at) => volume.write(at * STRIPE_BYTES, blocks(4, 2))!);
+  for (let at = 0; at < 12; at++) volume.write(at * STRIPE_BYTES, blocks(4, 1));
+  const waiting = [12, 13, 12].map((at) => volume.write(at * STRIPE_BYTES, blocks(4, 2))!);
   const ends = Promise.allSettled(waiting);
   await bucket.untilHeld(1);
   volume.abandon();
