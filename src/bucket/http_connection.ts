@@ -32,7 +32,8 @@ type Head = Omit<HttpAnswer, "body">;
 
 const latin1 = new TextDecoder("latin1");
 const encoder = new TextEncoder();
-const HEAD_END = "\r\n\r\n";
+const LINE_END = encoder.encode("\r\n");
+const HEAD_END = encoder.encode("\r\n\r\n");
 
 export class HttpConnection {
   readonly #socket: Deno.Conn;
@@ -86,7 +87,7 @@ export class HttpConnection {
     const lines = [`${method} ${path} HTTP/1.1`];
     for (const [name, value] of Object.entries(headers)) lines.push(`${name}: ${value}`);
     if (method === "PUT") lines.push(`content-length: ${body.length}`);
-    const head = encoder.encode(lines.join("\r\n") + HEAD_END);
+    const head = encoder.encode(lines.join("\r\n") + "\r\n\r\n");
     // a small body goes with the head, in one packet if it fits
     const begin = body.subarray(0, HTTP_HEAD_BYTES_MAX);
     const first = new Uint8Array(head.length + begin.length);
@@ -148,16 +149,16 @@ export class HttpConnection {
     const chunks: Uint8Array[] = [];
     let bytes = 0;
     for (;;) {
-      const line = await this.#readUntil("\r\n");
+      const line = await this.#readUntil(LINE_END);
       const size = /^[0-9a-f]{1,8}(?=[ \t;]|$)/i.exec(line)?.[0];
       if (size === undefined) throw new Error(`the server sent a chunk of "${line}" bytes`);
       bytes += parseInt(size, 16);
       if (bytes > HTTP_BODY_BYTES_UNKNOWN_MAX) throw tooLong("body", HTTP_BODY_BYTES_UNKNOWN_MAX);
       if (Number(`0x${size}`) === 0) break;
       chunks.push(await this.#readExactly(parseInt(size, 16)));
-      if (await this.#readUntil("\r\n") !== "") throw new Error("a chunk of the answer is longer");
+      if (await this.#readUntil(LINE_END) !== "") throw new Error("a chunk of the answer is longer");
     }
-    while (await this.#readUntil("\r\n") !== ""); // trailers
+    while (await this.#readUntil(LINE_END) !== ""); // trailers
     return joined(chunks);
   }
 
@@ -174,18 +175,30 @@ export class HttpConnection {
     return joined(chunks);
   }
 
-  /** The text up to `mark`, without it. */
-  async #readUntil(mark: string): Promise<string> {
+  /** The text up to `mark`, without it: what follows may be a body, and is not decoded. */
+  async #readUntil(mark: Uint8Array): Promise<string> {
     for (;;) {
-      const text = latin1.decode(this.#buffer.subarray(this.#from, this.#to));
-      const at = text.indexOf(mark);
+      const at = this.#find(mark);
       if (at >= 0) {
-        this.#from += at + mark.length;
-        return text.slice(0, at);
+        const text = latin1.decode(this.#buffer.subarray(this.#from, at));
+        this.#from = at + mark.length;
+        return text;
       }
-      if (text.length === this.#buffer.length) throw tooLong("head", this.#buffer.length);
+      if (this.#to - this.#from === this.#buffer.length) {
+        throw tooLong("head", this.#buffer.length);
+      }
       if (!await this.#fill()) throw new Error("connection closed before message completed");
     }
+  }
+
+  /** Where in the buffer the first `mark` of what has been read begins; -1 if it has not come whole. */
+  #find(mark: Uint8Array): number {
+    const read = this.#buffer.subarray(this.#from, this.#to);
+    let at = read.indexOf(mark[0]);
+    while (at >= 0 && !mark.every((byte, index) => read[at + index] === byte)) {
+      at = read.indexOf(mark[0], at + 1);
+    }
+    return at < 0 ? -1 : this.#from + at;
   }
 
   /** Reads what has come; false at the connection's end. */
