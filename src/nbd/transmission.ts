@@ -31,6 +31,7 @@ import {
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import { Answers } from "./answers.ts";
+import type { BusyPoll, Polled } from "./busy_poll.ts";
 import { ProtocolError, type Request } from "./codec.ts";
 import { refusalOf, type Session } from "./commands.ts";
 import { NBD_CMD_DISC, NBD_CMD_TRIM, NBD_CMD_WRITE, NBD_CMD_WRITE_ZEROES } from "./constants.ts";
@@ -63,12 +64,13 @@ export interface Surroundings {
   inFlight: InFlight;
   /** Connections that began earlier and are not gone. */
   older: Predecessor[];
+  busyPoll?: BusyPoll;
   counts: ConnectionCounts;
   clock: Clock;
   logger: Logger;
 }
 
-export class Transmission implements Predecessor {
+export class Transmission implements Predecessor, Polled {
   readonly #conn: Socket;
   readonly #session: Session;
   readonly #device: BlockDevice;
@@ -81,6 +83,7 @@ export class Transmission implements Predecessor {
   readonly #replies: ReplyQueue;
 
   readonly #predecessors: Predecessors;
+  readonly #busyPoll: BusyPoll | undefined;
 
   #reading = false;
   #readError: unknown = undefined;
@@ -110,6 +113,7 @@ export class Transmission implements Predecessor {
     this.#inFlight = inFlight;
     this.#counts = counts;
     this.#clock = clock;
+    if (conn.receiveNow !== undefined) this.#busyPoll = surroundings.busyPoll;
     this.#reader = new RequestReader(conn, received, inFlight, this.#share);
     this.#replies = new ReplyQueue(conn, this.#roomMade);
     this.#answers = new Answers({
@@ -293,18 +297,28 @@ export class Transmission implements Predecessor {
   #receive(): void {
     if (this.#reading) return;
     this.#reading = true;
+    // a sleeping server has the device's answers sooner
+    if (this.#inFlight.requests > 0 || !this.#busyPoll?.mayWait(this)) this.waitForBytes();
+  }
+
+  readNow(): boolean {
+    return this.#reader.readNow();
+  }
+
+  waitForBytes(): void {
     const cancel = this.#reader.holdsPayload
       ? this.#clock.after(PAYLOAD_SILENCE_MS_MAX, this.#payloadStopped)
       : undefined;
-    this.#reader.read().finally(cancel).then(this.#arrived, this.#failedToArrive);
+    this.#reader.read().finally(cancel).then(this.arrived, this.#failedToArrive);
   }
 
   #payloadStopped = (): void => {
     this.cutOff(new ProtocolError(`no byte of a payload came for ${PAYLOAD_SILENCE_MS_MAX} ms`));
   };
 
-  #arrived = (): void => {
+  arrived = (): void => {
     this.#reading = false;
+    this.#busyPoll?.cameTo(this);
     this.#counts.arrived();
     this.#resume();
   };
@@ -312,7 +326,7 @@ export class Transmission implements Predecessor {
   #failedToArrive = (error: unknown): void => {
     this.#reader.hasEnded = true;
     if (!this.#closed) this.#readError = error;
-    this.#arrived();
+    this.arrived();
   };
 
   /** Everything received is answered. */
