@@ -1,9 +1,7 @@
 /**
  * Time and chance. Everything else in src/ gets them passed in, so that a simulation can own both and a
- * seed can replay a whole life; `Date`, `setTimeout`, `setImmediate` and `Math.random` appear in this file only.
+ * seed can replay a whole life; `Date`, `setTimeout` and `Math.random` appear in this file only.
  */
-
-import { setImmediate } from "node:timers";
 
 export interface Clock {
   /** Milliseconds since 1970, for what is stored or shown. */
@@ -13,9 +11,6 @@ export interface Clock {
   /** Calls `callback` once after `delayMs`; the returned function cancels it. */
   after(delayMs: number, callback: () => void): () => void;
 }
-
-/** Calls back when the event loop has looked at everything else that is ready. */
-export const nextTurn = (callback: () => void): void => void setImmediate(callback);
 
 export interface Chance {
   /** A number from 0 (included) to 1 (excluded). */

@@ -23,6 +23,7 @@
 
 import { type Clock, within } from "../clock.ts";
 import {
+  BUSY_MS_MAX,
   DRAIN_MS_MAX,
   LINGER_MS_MAX,
   PAYLOAD_SILENCE_MS_MAX,
@@ -212,16 +213,18 @@ export class Transmission implements Predecessor, Polled {
     }
   }
 
-  /** Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it. */
+  /** Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it, or in time. */
   #serveTurn(): Progress {
     const bytesMax = this.#reader.bytes + RECEIVE_BUFFER_BYTES;
+    const untilMs = this.#clock.monotonic() + BUSY_MS_MAX;
     this.#replies.turnBegins();
     for (;;) {
       const progress = this.#serveReceived();
       this.#replies.send();
       this.#counts.turnEnds();
       if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
-      if (this.#reader.bytes >= bytesMax || !this.#reader.readNow()) return progress;
+      if (this.#reader.bytes >= bytesMax || this.#clock.monotonic() >= untilMs) return progress;
+      if (!this.#reader.readNow()) return progress;
       this.#counts.arrivedMeanwhile();
     }
   }
@@ -309,7 +312,7 @@ export class Transmission implements Predecessor, Polled {
     const cancel = this.#reader.holdsPayload
       ? this.#clock.after(PAYLOAD_SILENCE_MS_MAX, this.#payloadStopped)
       : undefined;
-    this.#reader.read().finally(cancel).then(this.arrived, this.#failedToArrive);
+    this.#reader.read().finally(cancel).then(this.#woke, this.#failedToArrive);
   }
 
   #payloadStopped = (): void => {
@@ -318,15 +321,19 @@ export class Transmission implements Predecessor, Polled {
 
   arrived = (): void => {
     this.#reading = false;
-    this.#busyPoll?.cameTo(this);
     this.#counts.arrived();
     this.#resume();
+  };
+
+  #woke = (): void => {
+    this.#busyPoll?.woke(this);
+    this.arrived();
   };
 
   #failedToArrive = (error: unknown): void => {
     this.#reader.hasEnded = true;
     if (!this.#closed) this.#readError = error;
-    this.arrived();
+    this.#woke();
   };
 
   /** Everything received is answered. */

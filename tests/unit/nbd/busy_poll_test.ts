@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { BUSY_POLL_MS } from "../../../src/limits.ts";
+import { BUSY_MS_MAX, BUSY_POLL_MS } from "../../../src/limits.ts";
 import { silentLogger } from "../../../src/logger.ts";
 import { BusyPoll, type Polled } from "../../../src/nbd/busy_poll.ts";
 import { NBD_CMD_DISC, NBD_CMD_READ } from "../../../src/nbd/constants.ts";
@@ -42,96 +42,94 @@ class Connection implements Polled {
 
 function make() {
   const clock = new SteppingClock(QUICK);
-  let turns = 0;
-  const poll = new BusyPoll(clock, (callback) => {
-    turns++;
-    setTimeout(callback, 0);
-  });
-  const one = new Connection();
-  /** Its client answers once after `ms`, asleep. */
-  const answersAfter = (connection: Connection, ms: number) => {
-    poll.mayWait(connection);
+  const poll = new BusyPoll(clock);
+  /** Its client answers `ms` after it began to sleep. */
+  const sleeps = (connection: Connection, ms: number) => {
+    assertEquals(poll.mayWait(connection), false);
     clock.atMs += ms;
-    poll.cameTo(connection);
+    poll.woke(connection);
   };
-  const ended = () => new Promise((resolve) => setTimeout(resolve, 2));
-  return { clock, poll, one, answersAfter, ended, turns: () => turns };
+  /** Its client is quick, and nobody else was there for a while. */
+  const isAlone = (connection: Connection) => {
+    sleeps(connection, BUSY_MS_MAX);
+    sleeps(connection, 0);
+  };
+  return { clock, poll, sleeps, isAlone, one: new Connection(), other: new Connection() };
 }
 
 test("a connection is polled when its client was quick the last time, and only then", async () => {
-  const { clock, poll, one, answersAfter, ended } = make();
-  assertEquals(poll.mayWait(one), false, "nothing is known of it");
-  answersAfter(one, 0);
+  const { clock, poll, sleeps, isAlone, one } = make();
+  isAlone(one);
   assertEquals(poll.mayWait(one), true);
-  await ended();
+  await settle();
+  assertEquals(one.told, ["sleep"]);
   clock.atMs += BUSY_POLL_MS;
-  poll.cameTo(one);
-  assertEquals(poll.mayWait(one), false);
+  poll.woke(one);
+  sleeps(one, 0);
+  assertEquals(poll.mayWait(one), true);
+  await settle();
 });
 
 test("it is told once: that bytes came, or that none did in time", async () => {
-  const { poll, one, answersAfter, ended } = make();
-  answersAfter(one, 0);
+  const { poll, isAlone, one } = make();
+  isAlone(one);
   one.looks = 3;
   assert(poll.mayWait(one));
   assertEquals(one.told, [], "not before it is ready to be told");
-  await ended();
+  await settle();
   assertEquals(one.told, ["arrived"]);
 
   one.looks = Infinity;
-  poll.cameTo(one);
   assert(poll.mayWait(one));
-  await ended();
+  await settle();
   assertEquals(one.told, ["arrived", "sleep"]);
 });
 
 test("two connections with something to do are not polled", async () => {
-  const { poll, one, answersAfter, ended } = make();
-  const other = new Connection();
+  const { poll, sleeps, isAlone, one, other } = make();
   for (let round = 0; round < 3; round++) {
-    for (const connection of [one, other]) {
-      assertEquals(poll.mayWait(connection), false);
-      poll.cameTo(connection);
-    }
+    for (const connection of [one, other]) sleeps(connection, 0);
   }
   // nor is one any more when another begins to wait
-  answersAfter(one, 0);
+  isAlone(one);
   assert(poll.mayWait(one));
   poll.mayWait(other);
   one.looks = 1;
-  await ended();
+  await settle();
   assertEquals(one.told, ["sleep"]);
   assertEquals(other.told, []);
 });
 
 test("the event loop has its turn however quick a client is", async () => {
-  const { clock, poll, one, answersAfter, ended, turns } = make();
-  answersAfter(one, 0);
+  const { clock, poll, isAlone, one } = make();
+  isAlone(one);
   const beginMs = clock.atMs;
-  for (let round = 1; round <= 100; round++) {
+  let sleptMs = beginMs;
+  let polled = 0;
+  while (clock.atMs < beginMs + 10 * BUSY_MS_MAX) {
     one.looks = 2;
-    assert(poll.mayWait(one));
-    // microtasks alone may do it; if not, the event loop's turn is part of it
-    for (let tries = 0; one.told.length < round; tries++) {
-      if (tries < 3) await Promise.resolve();
-      else await ended();
+    if (poll.mayWait(one)) {
+      polled++;
+      await settle();
+    } else {
+      const awakeMs = clock.atMs - sleptMs;
+      assert(awakeMs < BUSY_MS_MAX + BUSY_POLL_MS, `${awakeMs} ms without a turn`);
+      poll.woke(one);
+      sleptMs = clock.atMs;
     }
-    poll.cameTo(one);
   }
-  const passedMs = clock.atMs - beginMs;
-  const most = 2 * BUSY_POLL_MS;
-  assert(turns() >= passedMs / most, `${turns()} turns in ${passedMs} ms`);
-  assert(turns() < 100, "not one for each request");
+  assertEquals(one.told.length, polled);
+  assert(polled > 100);
 });
 
-/** A client that sends its next request while it is polled, and the last, which is a goodbye, too. */
+/** A client that takes its time once, and then sends its next request while it is polled; the last is a goodbye. */
 class QuickClient implements Socket {
   reads = 0;
   sent = 0;
   #looks = 0;
   readonly #requests: Uint8Array[];
 
-  constructor(count: number) {
+  constructor(count: number, private readonly clock: SteppingClock) {
     const read = (cookie: number) =>
       request({ type: NBD_CMD_READ, offset: 0, length: 4096, cookie: BigInt(cookie) });
     this.#requests = Array.from({ length: count }, (_, cookie) => read(cookie));
@@ -143,7 +141,7 @@ class QuickClient implements Socket {
     return this.#looks++ === 0 ? 0 : this.#next(place);
   }
   read(place: Uint8Array): Promise<number> {
-    this.reads++;
+    if (this.reads++ === 0) this.clock.atMs += BUSY_MS_MAX;
     return Promise.resolve(this.#next(place));
   }
   sendNow(parts: readonly Uint8Array[]): number {
@@ -166,9 +164,9 @@ class QuickClient implements Socket {
   }
 }
 
-test("a quick client is served without a sleep from its second request on", async () => {
+test("a quick client is served without a sleep once it is known", async () => {
   const clock = new SteppingClock(QUICK / 10);
-  const conn = new QuickClient(50);
+  const conn = new QuickClient(50, clock);
   const session = { readOnly: false, structuredReplies: false, blockStatus: false };
   const transmission = new Transmission(conn, new ReceiveBuffer(), session, {
     device: new MemoryDevice(1 << 20),
@@ -181,5 +179,5 @@ test("a quick client is served without a sleep from its second request on", asyn
   });
   await transmission.run();
   await settle();
-  assertEquals([conn.reads, conn.sent], [1, 50]);
+  assertEquals([conn.reads, conn.sent], [2, 50]);
 });
