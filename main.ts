@@ -51,6 +51,7 @@ import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
 import { type Logger, oneLine, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
+import { BusyPoll } from "./src/nbd/busy_poll.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
 import { RequestCounts, traceTo } from "./src/nbd/request_counts.ts";
 import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
@@ -239,6 +240,8 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     readOnly: settings.readOnly,
     counts: requestCounts,
     open: directSockets(),
+    // the only processor is the client's as well
+    busyPoll: navigator.hardwareConcurrency > 1 ? new BusyPoll(systemClock) : undefined,
     clock: systemClock,
     logger,
   });

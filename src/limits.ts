@@ -78,6 +78,10 @@ export const TLS_READ_BYTES = 128 * KIB;
 export const TLS_WRITE_BYTES = 256 * KIB;
 /** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
 export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
+/** How long the socket of a quick client is asked for its next request before the server goes to sleep. */
+export const BUSY_POLL_MS = 0.1;
+/** How long it may go on so, request after request, before everybody else has a turn. */
+export const BUSY_MS_MAX = 1;
 /** Replies of one connection that are sent within a turn: what is more is written, so that others have their turn. */
 export const TURN_REPLY_BYTES_MAX = 2 * MIB;
 /** What a Unix socket may hold that is sent and not yet taken, so that a reply of 256 KiB leaves in one go: by itself it has 208 KiB. */

@@ -15,6 +15,7 @@ import { CONNECTIONS_MAX, HANDSHAKE_MS_MAX, HANDSHAKES_MAX, STUCK_MS_MIN } from 
 import type { Logger } from "../logger.ts";
 import { sleep } from "../clock.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
+import type { BusyPoll } from "./busy_poll.ts";
 import { ProtocolError } from "./codec.ts";
 import type { Session } from "./commands.ts";
 import { type Export, negotiate } from "./handshake.ts";
@@ -39,6 +40,8 @@ export interface ServerOptions {
   counts?: RequestCounts;
   /** What a connection in clear is read and written by, if not by itself; it is told every one when it is accepted. */
   open?: (conn: Deno.Conn) => Socket;
+  /** Where a connection whose client is quick waits for the next request, if not asleep. */
+  busyPoll?: BusyPoll;
   clock: Clock;
   logger: Logger;
 }
@@ -76,6 +79,7 @@ export class NbdServer {
   readonly #counts: RequestCounts;
   readonly #offered: Export;
   readonly #open: (conn: Deno.Conn) => Socket;
+  readonly #busyPoll: BusyPoll | undefined;
   readonly #inFlight = new InFlight();
   readonly #listeners = new Map<Deno.Listener, Promise<void>>();
   readonly #connections = new Set<Connection>();
@@ -86,6 +90,7 @@ export class NbdServer {
     this.#clock = options.clock;
     this.#logger = options.logger;
     this.#counts = options.counts ?? new RequestCounts(options.clock);
+    this.#busyPoll = options.busyPoll;
     this.#open = options.open ?? ((conn) => conn);
     this.#offered = {
       name: options.exportName,
@@ -227,6 +232,7 @@ export class NbdServer {
           device: this.#device,
           inFlight: this.#inFlight,
           older,
+          busyPoll: this.#busyPoll,
           counts: connection.counts,
           clock: this.#clock,
           logger: this.#logger,

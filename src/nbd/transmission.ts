@@ -23,6 +23,7 @@
 
 import { type Clock, within } from "../clock.ts";
 import {
+  BUSY_MS_MAX,
   DRAIN_MS_MAX,
   LINGER_MS_MAX,
   PAYLOAD_SILENCE_MS_MAX,
@@ -31,6 +32,7 @@ import {
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import { Answers } from "./answers.ts";
+import type { BusyPoll, Polled } from "./busy_poll.ts";
 import { ProtocolError, type Request } from "./codec.ts";
 import { refusalOf, type Session } from "./commands.ts";
 import { NBD_CMD_DISC, NBD_CMD_TRIM, NBD_CMD_WRITE, NBD_CMD_WRITE_ZEROES } from "./constants.ts";
@@ -63,12 +65,13 @@ export interface Surroundings {
   inFlight: InFlight;
   /** Connections that began earlier and are not gone. */
   older: Predecessor[];
+  busyPoll?: BusyPoll;
   counts: ConnectionCounts;
   clock: Clock;
   logger: Logger;
 }
 
-export class Transmission implements Predecessor {
+export class Transmission implements Predecessor, Polled {
   readonly #conn: Socket;
   readonly #session: Session;
   readonly #device: BlockDevice;
@@ -81,6 +84,7 @@ export class Transmission implements Predecessor {
   readonly #replies: ReplyQueue;
 
   readonly #predecessors: Predecessors;
+  readonly #busyPoll: BusyPoll | undefined;
 
   #reading = false;
   #readError: unknown = undefined;
@@ -110,6 +114,7 @@ export class Transmission implements Predecessor {
     this.#inFlight = inFlight;
     this.#counts = counts;
     this.#clock = clock;
+    if (conn.receiveNow !== undefined) this.#busyPoll = surroundings.busyPoll;
     this.#reader = new RequestReader(conn, received, inFlight, this.#share);
     this.#replies = new ReplyQueue(conn, this.#roomMade);
     this.#answers = new Answers({
@@ -208,16 +213,18 @@ export class Transmission implements Predecessor {
     }
   }
 
-  /** Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it. */
+  /** Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it, or in time. */
   #serveTurn(): Progress {
     const bytesMax = this.#reader.bytes + RECEIVE_BUFFER_BYTES;
+    const untilMs = this.#clock.monotonic() + BUSY_MS_MAX;
     this.#replies.turnBegins();
     for (;;) {
       const progress = this.#serveReceived();
       this.#replies.send();
       this.#counts.turnEnds();
       if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
-      if (this.#reader.bytes >= bytesMax || !this.#reader.readNow()) return progress;
+      if (this.#reader.bytes >= bytesMax || this.#clock.monotonic() >= untilMs) return progress;
+      if (!this.#reader.readNow()) return progress;
       this.#counts.arrivedMeanwhile();
     }
   }
@@ -293,26 +300,40 @@ export class Transmission implements Predecessor {
   #receive(): void {
     if (this.#reading) return;
     this.#reading = true;
+    // a sleeping server has the device's answers sooner
+    if (this.#inFlight.requests > 0 || !this.#busyPoll?.mayWait(this)) this.waitForBytes();
+  }
+
+  readNow(): boolean {
+    return this.#reader.readNow();
+  }
+
+  waitForBytes(): void {
     const cancel = this.#reader.holdsPayload
       ? this.#clock.after(PAYLOAD_SILENCE_MS_MAX, this.#payloadStopped)
       : undefined;
-    this.#reader.read().finally(cancel).then(this.#arrived, this.#failedToArrive);
+    this.#reader.read().finally(cancel).then(this.#woke, this.#failedToArrive);
   }
 
   #payloadStopped = (): void => {
     this.cutOff(new ProtocolError(`no byte of a payload came for ${PAYLOAD_SILENCE_MS_MAX} ms`));
   };
 
-  #arrived = (): void => {
+  arrived = (): void => {
     this.#reading = false;
     this.#counts.arrived();
     this.#resume();
   };
 
+  #woke = (): void => {
+    this.#busyPoll?.woke(this);
+    this.arrived();
+  };
+
   #failedToArrive = (error: unknown): void => {
     this.#reader.hasEnded = true;
     if (!this.#closed) this.#readError = error;
-    this.#arrived();
+    this.#woke();
   };
 
   /** Everything received is answered. */

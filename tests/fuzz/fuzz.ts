@@ -9,7 +9,9 @@
 import { Buffer } from "node:buffer";
 import { setImmediate } from "node:timers";
 import type { Clock } from "../../src/clock.ts";
+import { BUSY_POLL_MS } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
+import { BusyPoll } from "../../src/nbd/busy_poll.ts";
 import { NBD_CMD_READ, NBD_CMD_WRITE } from "../../src/nbd/constants.ts";
 import { NbdServer } from "../../src/nbd/server.ts";
 import type { Socket } from "../../src/nbd/socket.ts";
@@ -111,6 +113,15 @@ class FuzzClock implements Clock {
   }
 }
 
+/** Goes on when somebody looks, so that a few looks are what is waited awake. */
+class PollClock extends FuzzClock {
+  #ms = 0;
+
+  override monotonic(): number {
+    return this.#ms += BUSY_POLL_MS / 8;
+  }
+}
+
 /** Fails wherever the disk is bad, and does not always say all it knows of its holes. */
 class FuzzDevice extends MemoryDevice {
   constructor(disk: Disk, private readonly seed: Seed) {
@@ -167,6 +178,7 @@ class Life {
       description: "a disk among ill clients",
       readOnly: this.disk.readOnly,
       open: (conn) => this.#open(conn as unknown as MemoryConn),
+      busyPoll: new BusyPoll(new PollClock()),
       clock: this.#clock,
       logger: silentLogger,
     });

@@ -7,6 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { type Clock, systemClock } from "../../../src/clock.ts";
 import { directSockets } from "../../../src/linux/direct_socket.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
+import { BusyPoll } from "../../../src/nbd/busy_poll.ts";
 import { encodeGreeting } from "../../../src/nbd/codec.ts";
 import {
   BASE_ALLOCATION,
@@ -81,6 +82,7 @@ export async function serving(
     description: "a disk for tests",
     readOnly,
     open: openDirectly,
+    busyPoll: clock === systemClock ? new BusyPoll(clock) : undefined,
     counts,
     clock,
     logger,
