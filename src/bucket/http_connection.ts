@@ -156,7 +156,9 @@ export class HttpConnection {
       if (bytes > HTTP_BODY_BYTES_UNKNOWN_MAX) throw tooLong("body", HTTP_BODY_BYTES_UNKNOWN_MAX);
       if (Number(`0x${size}`) === 0) break;
       chunks.push(await this.#readExactly(parseInt(size, 16)));
-      if (await this.#readUntil(LINE_END) !== "") throw new Error("a chunk of the answer is longer");
+      if (await this.#readUntil(LINE_END) !== "") {
+        throw new Error("a chunk of the answer is longer");
+      }
     }
     while (await this.#readUntil(LINE_END) !== ""); // trailers
     return joined(chunks);
