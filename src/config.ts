@@ -193,6 +193,17 @@ function checkTogether({ values, lines }: Found, mistakes: Mistakes): void {
       mistakes.add(lines[field], `${name} means nothing to a BUCKET=file: directory; remove it`);
     }
   }
+  const folders = {
+    bucket: bucket?.kind === "directory" ? bucket.path : "",
+    journal: values.journal ?? "",
+  };
+  for (const field of ["bucket", "journal"] as const) {
+    if (!/^\/(dev|proc|sys)(\/|$)/.test(folders[field])) continue;
+    const { name } = KEYS[field];
+    const why =
+      "Deno opens no files of a program's own in /dev, /proc and /sys; /run is in memory, too";
+    mistakes.add(lines[field], `${name} can't be in ${folders[field]}: ${why}`);
+  }
   const unit = stripeBytes ?? BLOCK_BYTES;
   if (volumeBytes && (stripeBytes || !lines.stripeBytes) && volumeBytes % unit !== 0) {
     const below = volumeBytes - volumeBytes % unit;

@@ -363,6 +363,18 @@ Deno.test("the files of TLS are found beside config.ini, and each is of use or r
   settingsOf(withBucket("tlscert=c\ntlskey=k\nsocket=s\nport=1", "server"));
 });
 
+Deno.test("what is stored in directories can't be where Deno opens no files", () => {
+  for (const folder of ["/dev/shm/disk", "/proc", "/sys/disk"]) {
+    const why =
+      `can't be in ${folder}: Deno opens no files of a program's own in /dev, /proc and /sys; /run is in memory, too`;
+    assertEquals(mistakesOf(withBucket(`journal=${folder}`, "server")), [
+      `config.ini:4: journal ${why}`,
+    ]);
+    assertEquals(mistakesOf(`[s3]\nBUCKET=file:${folder}`), [`config.ini:2: BUCKET ${why}`]);
+  }
+  assertEquals(valueOf("journal", "/devices/journal"), "/devices/journal");
+});
+
 Deno.test("a socket switches TCP off unless a line asks for it", () => {
   const alone = settingsOf(withBucket("socket=/run/ed.sock", "server"));
   assertEquals([alone.socket, alone.listen], ["/run/ed.sock", undefined]);

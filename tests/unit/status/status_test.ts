@@ -56,7 +56,7 @@ Deno.test("what is not stored has its bytes, its age and its bound, and its plac
   await clock.advance(1_000);
   assertEquals(statusOf(drive).unstored, {
     bytes: 3 * 4 * KIB,
-    bytesMax: 8 * 16 * KIB,
+    bytesMax: 12 * 16 * KIB,
     oldestSeconds: 4,
   });
   assertEquals(map().cells, ".d..");
