@@ -125,12 +125,12 @@ testInDirectory({
     await makeVolume({ bucket });
     const path = `${bucket.path}/${VOLUME_KEY}`;
     const bytes = await Deno.readFile(path);
-    const otherFormat = { ...decodeChecked<VolumeInfo>(VOLUME_KEY, bytes), format: 2 };
+    const otherFormat = { ...decodeChecked<VolumeInfo>(VOLUME_KEY, bytes), format: 3 };
     const flipped = bytes.slice();
     flipped[bytes.indexOf("1".charCodeAt(0))] ^= 2;
     for (
       const [broken, message] of [
-        [encodeChecked(otherFormat), /volume\.json has format 2; .*format 1 only/],
+        [encodeChecked(otherFormat), /volume\.json has format 3; .*formats 1 and 2 only/],
         [flipped, /volume\.json: text is damaged: CRC-32 \w{8} expected, \w{8} found/],
         [bytes.slice(0, 30), /volume\.json: its 30 bytes do not end in a checksum/],
         [new Uint8Array(), /volume\.json: its 0 bytes do not end in a checksum/],
