@@ -300,8 +300,7 @@ export class Transmission implements Predecessor, Polled {
   #receive(): void {
     if (this.#reading) return;
     this.#reading = true;
-    // a sleeping server has the device's answers sooner
-    if (this.#inFlight.requests > 0 || !this.#busyPoll?.mayWait(this)) this.waitForBytes();
+    if (!this.#busyPoll?.mayWait(this)) this.waitForBytes();
   }
 
   readNow(): boolean {
