@@ -256,9 +256,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   drainOnSignal(server, volume, progressOptions(logger), () => manager.stopping(condition)).then(
     ended.resolve,
   );
-  const cacheBytes = settings.cacheStripes * volume.info.stripeBytes;
-  const memory = memoryBytesMax(options, volume.info) +
-    (journaled ? cacheBytes * JOURNAL_SHARE : 0);
+  const memory = memoryBytesMax(options, volume.info) + (journaled?.bytesMax ?? 0);
   logger.info(
     `ready: ${listeners.map(showAddress).join(" and ")}, ${showBytes(volume.sizeBytes)} in ` +
       `stripes of ${showBytes(volume.info.stripeBytes)}, at most ${showBytes(memory)} of memory, ` +

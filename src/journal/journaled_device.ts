@@ -84,6 +84,11 @@ export class JournaledDevice implements BlockDevice {
     this.#current = new JournalFile(this.#pathOf(this.#number));
   }
 
+  /** Bytes of its files, at most. */
+  get bytesMax(): number {
+    return this.#options.bytesMax;
+  }
+
   /** Makes the changes of the old files; to be awaited before the first request. Returns how many there were. */
   async replay(): Promise<number> {
     let changes = 0;

@@ -4,8 +4,8 @@
  * `#serveRequest` is the life of a request; request_reader.ts receives, commands.ts validates,
  * answers.ts performs and replies, reply_queue.ts sends. Each turn serves every request that has arrived whole, in one
  * synchronous loop: what the device can do at once is answered in that turn, and all its replies leave
- * together; then it looks whether more has come meanwhile. What has to wait is answered when it is
- * done and delays nobody behind it.
+ * together; then it looks whether more has come meanwhile, and for a quick client goes on looking for a while
+ * (busy_poll.ts). What has to wait is answered when it is done and delays nobody behind it.
  *
  * Promises
  * - A request is refused by the table in errno.ts, its payload is consumed all the same, and the
