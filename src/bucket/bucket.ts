@@ -68,6 +68,11 @@ export interface Bucket {
     condition?: PutCondition,
     signal?: AbortSignal,
   ): Promise<PutResult>;
+  /**
+   * Does ahead what a put of this very array takes besides its sending, for who has it ready before its time. Its bytes
+   * must not change from then on, for as long as it may be put. A bucket without it has nothing to do ahead.
+   */
+  prepare?(bytes: Uint8Array): Promise<void>;
   /** Removes objects; a key that is not there is no error. At most 1,000 keys. */
   delete(keys: string[], signal?: AbortSignal): Promise<void>;
   /**

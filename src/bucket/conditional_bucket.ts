@@ -71,6 +71,10 @@ export class ConditionalBucket implements Bucket {
     return await this.#inner.put(key, bytes, undefined, signal);
   }
 
+  async prepare(bytes: Uint8Array): Promise<void> {
+    await this.#inner.prepare?.(bytes);
+  }
+
   get(key: string, range?: ByteRange, signal?: AbortSignal): Promise<FoundObject | null> {
     return this.#inner.get(key, range, signal);
   }

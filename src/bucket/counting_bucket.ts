@@ -48,6 +48,10 @@ export class CountingBucket implements Bucket {
     return result;
   }
 
+  async prepare(bytes: Uint8Array): Promise<void> {
+    await this.#inner.prepare?.(bytes);
+  }
+
   delete(keys: string[], signal?: AbortSignal): Promise<void> {
     return this.#count(this.#counts.delete, this.#inner.delete(keys, signal));
   }

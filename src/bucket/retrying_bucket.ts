@@ -72,6 +72,10 @@ export class RetryingBucket implements Bucket {
     return await this.#retries.run(request, put, signal);
   }
 
+  async prepare(bytes: Uint8Array): Promise<void> {
+    await this.#inner.prepare?.(bytes);
+  }
+
   async delete(keys: string[], signal?: AbortSignal): Promise<void> {
     const request = { what: `delete ${keys.length} objects`, bytes: 0 };
     await this.#retries.run(request, (s) => this.#inner.delete(keys, s), signal);

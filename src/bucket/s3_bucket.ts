@@ -143,6 +143,10 @@ export class S3Bucket implements Bucket {
     return result;
   }
 
+  prepare(bytes: Uint8Array): Promise<void> {
+    return this.#direct.prepare(bytes);
+  }
+
   async delete(keys: string[], signal?: AbortSignal): Promise<void> {
     if (keys.length === 0) return;
     const operation = {

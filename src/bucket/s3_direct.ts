@@ -41,6 +41,8 @@ export class DirectRequests {
   /** `fetch`, and so the SDK, goes by the proxy that these name. */
   readonly #isProxied = ["http_proxy", "https_proxy", "all_proxy"]
     .some((name) => Deno.env.get(name) || Deno.env.get(name.toUpperCase()));
+  /** What guards bodies that were prepared. */
+  readonly #guards = new WeakMap<Uint8Array, Record<string, string>>();
   /** The key of a day's signatures, and what it was made from. */
   #signingKey = { madeFrom: "", key: new Uint8Array(0) };
 
@@ -64,6 +66,11 @@ export class DirectRequests {
     );
   }
 
+  /** Hashes a body before it is sent, by each try of its PUT. The protocol stays the same wherever it is sent. */
+  async prepare(body: Uint8Array): Promise<void> {
+    if (this.#address) this.#guards.set(body, await guardsOf(this.#address, body));
+  }
+
   /**
    * Makes one request, if it is known how; else undefined.
    *
@@ -79,7 +86,8 @@ export class DirectRequests {
     const address = this.#address;
     if (!address || this.#isProxied || this.#http.isStuck) return undefined;
     const path = `${address.path}/${key.split("/").map(encode).join("/")}`;
-    const all = { ...headers, ...await describeBody(address, body) };
+    const guards = (body && this.#guards.get(body)) ?? await guardsOf(address, body);
+    const all = { ...headers, ...guards };
     const signed = await this.#sign(address, method, path, all);
     const answer = this.#http.request(
       address.origin,
@@ -150,7 +158,7 @@ function addressOf(request: SdkRequest, key?: string): Address | undefined {
  * What guards a body on its way. Over HTTP the signature has to cover it. Over HTTPS nobody can change it: a CRC-32,
  * which costs a tenth of a SHA-256, finds what happens to it before and behind (as the AWS command line does it).
  */
-async function describeBody(
+async function guardsOf(
   { origin }: Address,
   body?: Uint8Array,
 ): Promise<Record<string, string>> {

@@ -7,9 +7,9 @@
  * |        | it is the same again and again: at once; a flush came, a    | decided in one turn                       |
  * |        | change waits for room, or the oldest is `flushafter` old:   |                                           |
  * |        | when an upload slot is free, so that flushes share one      |                                           |
- * | fill   | an upload slot is free                                      | the next of the batch's stripes are copied |
- * |        |                                                             | into a segment with the next seq          |
- * | store  | at once, several at a time                                  | uploader.ts                               |
+ * | fill   | an upload slot is free, or all are taken and no segment     | the next of the batch's stripes are copied |
+ * |        | waits for one                                               | into a segment with the next seq          |
+ * | store  | an upload slot is free: several at a time                   | uploader.ts                               |
  * | commit | all segments of the batch, and every batch before, are      | the map takes the records in, pins are    |
  * |        | stored                                                      | given back, flushes are answered          |
  *
@@ -194,7 +194,9 @@ export class FlushPath {
   #pump(): void {
     while (this.#uploader.hasRoom && this.#contents.failure === null) {
       let batch = this.#batches.find((batch) => !isFilled(batch));
-      if (!batch && this.#sealWanted && this.#contents.hasChanges) batch = this.#seal();
+      // not before, so that all flushes that come until then share it
+      const isDue = this.#sealWanted && this.#uploader.hasSlot;
+      if (!batch && isDue && this.#contents.hasChanges) batch = this.#seal();
       if (!batch) break;
       this.#storeNext(batch);
     }
@@ -348,6 +350,7 @@ export class FlushPath {
   /** Nothing more is stored, and no flush is answered: all of them, and every later verb, get `error`. */
   fail(error: Error): void {
     this.stop();
+    this.#uploader.stop();
     this.#contents.fail(error);
     for (const batch of this.#batches) batch.committed.reject(error);
     this.#next.reject(error);

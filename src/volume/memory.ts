@@ -24,7 +24,7 @@ export function volumeMemoryBytesMax(options: VolumeOptions, info: VolumeInfo): 
   const stripes = Math.ceil(volumeBytes / stripeBytes);
   const cache = options.cacheStripes * stripeBytes;
   const saved = cache * DIRTY_SHARE; // sealed stripes that are overwritten before they are copied
-  const uploads = options.uploads * SEGMENT_BYTES_MAX;
+  const uploads = (options.uploads + 1) * SEGMENT_BYTES_MAX; // one is filled while all others are stored
   const downloads = DOWNLOADS_MAX * Math.max(GET_BYTES_MAX, partBytesOf(info));
   const pageBytes = MAP_PAGE_STRIPES * (12 + 1 / MAP_GROUP_STRIPES);
   const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * pageBytes;

@@ -1,5 +1,6 @@
 /**
- * Stores segments: numbers them, PUTs several at a time, and knows up to which seq all are stored.
+ * Stores segments: numbers them, PUTs several at a time, and knows up to which seq all are stored. One more is filled and
+ * made ready meanwhile, so that a PUT begins as soon as another has ended.
  *
  * Every PUT is conditional. A refusal (412) on one's own PUT has three readings, and the object that is there
  * tells which (`storeSegment`). That, and nothing else, is what keeps two writers apart.
@@ -53,13 +54,16 @@ export class Uploader {
   readonly #bucket: Bucket;
   readonly #writer: Writer;
   readonly #segmentBytesMax: number;
+  /** While there is none, all other PUTs are under way and the segment that was numbered last waits for one to end. */
   readonly #freeBuffers: (Uint8Array | null)[];
+  /** Lets the segment go that waits. */
+  #begin: (() => void) | null = null;
   readonly #stored = new Set<number>();
   #nextSeq: number;
   #storedUpTo: number;
 
   /**
-   * @param uploads PUTs at a time; each has a buffer, made when first used
+   * @param uploads PUTs at a time; each has a buffer, made when first used, as has the segment that is next
    * @param lastSeq the newest segment of the log, which is stored
    * @param segmentBytesMax size of the buffers; less than SEGMENT_BYTES_MAX will do where no batch is so large
    */
@@ -73,7 +77,7 @@ export class Uploader {
     this.#segmentBytesMax = segmentBytesMax;
     this.#bucket = bucket;
     this.#writer = writer;
-    this.#freeBuffers = new Array(uploads).fill(null);
+    this.#freeBuffers = new Array(uploads + 1).fill(null);
     this.#nextSeq = lastSeq + 1;
     this.#storedUpTo = lastSeq;
   }
@@ -87,14 +91,19 @@ export class Uploader {
     return this.#storedUpTo;
   }
 
-  /** True if a segment can be begun now. */
+  /** True if a segment can be filled now. */
   get hasRoom(): boolean {
     return this.#freeBuffers.length > 0 &&
       this.#nextSeq - this.#storedUpTo <= SEGMENTS_UNSTORED_MAX;
   }
 
+  /** True if the PUT of a segment that is filled now begins at once. */
+  get hasSlot(): boolean {
+    return this.hasRoom && this.#freeBuffers.length > 1;
+  }
+
   /**
-   * Numbers a segment, has it filled in this turn, and stores it.
+   * Numbers a segment, has it filled in this turn, and stores it when its turn comes.
    *
    * @param fill gets the seq and a buffer; returns the segment, a part of the buffer
    * @throws FencedError if a writer with a higher epoch has the place
@@ -104,6 +113,7 @@ export class Uploader {
     const seq = this.#nextSeq++;
     if (seq > SEQ_MAX) throw new Error(`the log is full: ${SEQ_MAX} segments`);
     const bytes = fill(seq, buffer);
+    await Promise.all([this.#bucket.prepare?.(bytes), this.#slot()]);
     const { epoch } = this.#writer;
     const taken = await storeSegment(this.#bucket, seq, bytes, this.#writer, epoch);
     if (taken) {
@@ -115,7 +125,20 @@ export class Uploader {
       );
     }
     this.#freeBuffers.push(buffer);
+    this.#begin?.();
+    this.#begin = null;
     this.#stored.add(seq);
     while (this.#stored.delete(this.#storedUpTo + 1)) this.#storedUpTo++;
+  }
+
+  /** No PUT begins any more: a segment that waits does so for good. */
+  stop(): void {
+    this.#begin = null;
+  }
+
+  /** Resolves when the PUT may begin of the segment that has got its buffer. */
+  #slot(): Promise<void> | undefined {
+    if (this.#freeBuffers.length > 0) return undefined;
+    return new Promise((resolve) => this.#begin = resolve);
   }
 }

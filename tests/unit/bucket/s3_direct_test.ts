@@ -114,6 +114,20 @@ Deno.test("over HTTPS a body has a CRC-32 that is signed, and is not signed itse
   close();
 });
 
+Deno.test("a body that was prepared is not hashed again, however often it is sent", async () => {
+  for (const endpoint of ["http://s3.amazonaws.com", "https://s3.amazonaws.com"]) {
+    const { direct, sent, close } = await opened({ ...EXAMPLE, endpoint });
+    const body = new TextEncoder().encode("123456789");
+    await direct.send("PUT", "a", {}, body);
+    await direct.prepare(body);
+    body.fill(0); // nobody may, but it shows
+    await direct.send("PUT", "a", {}, body);
+    await direct.send("PUT", "a", {}, body);
+    assertEquals(sent.slice(1), [sent[0], sent[0]]);
+    close();
+  }
+});
+
 Deno.test("a long body is hashed to what a short one would be", async () => {
   const body = crypto.getRandomValues(new Uint8Array(65536));
   const long = new Uint8Array(8 * 1024 * 1024);

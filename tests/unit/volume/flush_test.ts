@@ -123,24 +123,30 @@ Deno.test("a write during a flush does not wait, and is not part of it", async (
 });
 
 Deno.test("a write before its stripe is copied into a segment leaves the flush as it was asked for", async () => {
-  const { volume, bucket } = await openVolume({ uploads: 1, cacheStripes: 64 });
+  const sizes = { uploads: 1, cacheStripes: 64, segmentDataBytes: 8 * STRIPE_BYTES };
+  const { volume, bucket } = await openVolume(sizes);
   bucket.hold("put");
   volume.write(STRIPE_BYTES, blocks(1, 9));
   const first = volume.flush(); // takes the only upload slot
   await bucket.untilHeld(1);
-  for (let stripe = 0; stripe < 28; stripe++) {
-    volume.write(stripe * STRIPE_BYTES, blocks(4, 1)); // sealed at 24, not copied
+  for (let stripe = 0; stripe < 17; stripe++) {
+    volume.write(stripe * STRIPE_BYTES, blocks(4, 1)); // sealed at 8, copied ahead; at 16, not copied
   }
   await settle();
   volume.write(0, blocks(4, 2));
+  volume.write(8 * STRIPE_BYTES, blocks(4, 2));
   bucket.held[0].release();
   await first;
-  await bucket.untilHeld(1);
-  bucket.held[0].release();
-  await settle();
+  for (let batch = 0; batch < 2; batch++) {
+    await bucket.untilHeld(1);
+    bucket.held[0].release();
+    await settle();
+  }
   const { volume: next } = await openVolume({}, { bucket: bucket.copy() });
-  assertEquals(await firstBytes(next, 0, 4), [1, 1, 1, 1]);
-  assertEquals(await firstBytes(volume, 0, 4), [2, 2, 2, 2]);
+  for (const stripe of [0, 8]) {
+    assertEquals(await firstBytes(next, 4 * stripe, 4), [1, 1, 1, 1]);
+    assertEquals(await firstBytes(volume, 4 * stripe, 4), [2, 2, 2, 2]);
+  }
   next.abandon();
   bucket.release("put");
   await volume.flush();

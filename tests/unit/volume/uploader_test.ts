@@ -101,18 +101,19 @@ Deno.test("what is no segment under our number is damage, and not overwritten", 
   assertEquals(bucket.objects.get(segmentKey(1))!.bytes, new Uint8Array(100));
 });
 
+const fill = (seq: number, buffer: Uint8Array) => segmentOf(OURS, seq, buffer);
+
 Deno.test("all is stored up to the first PUT that is still on its way", async () => {
   const bucket = new MemoryBucket();
   const uploader = new Uploader(bucket, OURS, 3, 10);
   bucket.hold("put");
-  const fill = (seq: number, buffer: Uint8Array) => segmentOf(OURS, seq, buffer);
   const stored = [1, 2, 3].map(() => uploader.store(fill));
   await bucket.untilHeld(3);
-  assertEquals([uploader.storedUpTo, uploader.hasRoom], [10, false]);
+  assertEquals([uploader.storedUpTo, uploader.hasSlot], [10, false]);
   bucket.held[2].release();
   bucket.held[0].release();
   await Promise.all([stored[0], stored[2]]);
-  assertEquals([uploader.storedUpTo, uploader.hasRoom], [11, true]);
+  assertEquals([uploader.storedUpTo, uploader.hasSlot], [11, true]);
   bucket.release("put");
   await stored[1];
   assertEquals(uploader.storedUpTo, 13);
@@ -121,7 +122,6 @@ Deno.test("all is stored up to the first PUT that is still on its way", async ()
 Deno.test("a PUT that hangs lets others pass, but not so many that a gap could hide", async () => {
   const bucket = new MemoryBucket();
   const uploader = new Uploader(bucket, OURS, 2, 0);
-  const fill = (seq: number, buffer: Uint8Array) => segmentOf(OURS, seq, buffer);
   bucket.hold("put");
   const hanging = uploader.store(fill);
   await bucket.untilHeld(1);
@@ -145,8 +145,78 @@ Deno.test("a place that is taken fences the writer, and says by which epoch", as
   const bucket = new MemoryBucket();
   await bucket.put(segmentKey(11), segmentOf({ epoch: 7, id: "b".repeat(32) }, 11));
   const uploader = new Uploader(bucket, OURS, 1, 10);
-  const fill = (seq: number, buffer: Uint8Array) => segmentOf(OURS, seq, buffer);
   await assertRejects(() => uploader.store(fill), FencedError, "log/0000000011 has epoch 7");
   assertEquals(uploader.storedUpTo, 10);
   await settle();
+});
+
+/** Prepares what the test lets it, oldest first. */
+class PreparingBucket extends MemoryBucket {
+  readonly preparing: PromiseWithResolvers<void>[] = [];
+
+  prepare(): Promise<void> {
+    const prepared = Promise.withResolvers<void>();
+    this.preparing.push(prepared);
+    return prepared.promise;
+  }
+}
+
+Deno.test("while all PUTs are under way one segment more is filled and prepared; its PUT begins when one has ended", async () => {
+  const bucket = new PreparingBucket();
+  const uploader = new Uploader(bucket, OURS, 2, 10);
+  bucket.hold("put");
+  const stored = [11, 12].map(() => uploader.store(fill));
+  for (const { resolve } of bucket.preparing) resolve();
+  await bucket.untilHeld(2);
+  assertEquals([uploader.hasRoom, uploader.hasSlot], [true, false]);
+  stored.push(uploader.store(fill));
+  assertEquals([uploader.hasRoom, bucket.preparing.length], [false, 3]);
+  bucket.preparing[2].resolve();
+  await settle();
+  assertEquals(bucket.counts.put.requests, 2);
+  bucket.held[1].release();
+  await stored[1];
+  await bucket.untilHeld(2);
+  assertEquals(bucket.held.map(({ key }) => key), [11, 13].map(segmentKey));
+  assertEquals([uploader.hasRoom, uploader.hasSlot], [true, false]);
+  bucket.release("put");
+  await Promise.all(stored);
+  assertEquals(uploader.storedUpTo, 13);
+});
+
+Deno.test("a segment that is prepared later than the next one is PUT before it all the same", async () => {
+  const bucket = new PreparingBucket();
+  const uploader = new Uploader(bucket, OURS, 1, 10);
+  const stored = [11, 12].map(() => uploader.store(fill));
+  bucket.preparing[1].resolve();
+  await settle();
+  assertEquals(bucket.counts.put.requests, 0);
+  bucket.preparing[0].resolve();
+  await Promise.all(stored);
+  assertEquals(uploader.storedUpTo, 12);
+});
+
+Deno.test("a segment that can't be prepared is not PUT, and said at once, whether it waits or not", async () => {
+  for (const waits of [false, true]) {
+    const bucket = new PreparingBucket();
+    const uploader = new Uploader(bucket, OURS, 1, 10);
+    if (waits) uploader.store(fill);
+    const stored = uploader.store(fill);
+    bucket.preparing.at(-1)!.reject(new Error("no memory"));
+    await assertRejects(() => stored, Error, "no memory");
+    assertEquals(bucket.counts.put.requests, 0);
+  }
+});
+
+Deno.test("what waits is not PUT any more once the uploader is stopped", async () => {
+  const bucket = new MemoryBucket();
+  const uploader = new Uploader(bucket, OURS, 1, 10);
+  bucket.hold("put");
+  const first = uploader.store(fill);
+  const second = uploader.store(fill);
+  await bucket.untilHeld(1);
+  uploader.stop();
+  bucket.release("put");
+  await first;
+  assertEquals([await stateOf(second), bucket.counts.put.requests], ["pending", 1]);
 });
