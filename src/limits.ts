@@ -128,7 +128,7 @@ export const SEQ_MAX = 9_999_999_999;
 export const WRITE_PIECE_BYTES_MAX = 8 * MIB;
 /**
  * Share of the cache that may be dirty or sealed; the rest stays for reading. Of 64 MiB it is six segments: four
- * on their way, one that is written, and one for what is stored out of order.
+ * on their way, one that waits ready or for what is stored out of order, and one that is written.
  */
 export const DIRTY_SHARE = 3 / 4;
 /**

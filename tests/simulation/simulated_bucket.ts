@@ -50,6 +50,11 @@ export class SimulatedBucket implements Bucket {
     return this.#request(`put ${key}`, () => this.bucket.put(key, sent, condition));
   }
 
+  /** As long as it takes to hash. */
+  prepare(bytes: Uint8Array): Promise<void> {
+    return new Promise((resolve) => this.#answer(`${bytes.length} bytes are prepared`, resolve));
+  }
+
   delete(keys: string[]): Promise<void> {
     return this.#request(`delete ${keys[0]}`, () => this.bucket.delete(keys));
   }
