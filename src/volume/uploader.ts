@@ -56,7 +56,7 @@ export class Uploader {
   readonly #segmentBytesMax: number;
   /** While there is none, all other PUTs are under way and the segment that was numbered last waits for one to end. */
   readonly #freeBuffers: (Uint8Array | null)[];
-  /** Lets the segment go that waits. */
+  /** Lets that segment go. */
   #begin: (() => void) | null = null;
   readonly #stored = new Set<number>();
   #nextSeq: number;
@@ -131,7 +131,7 @@ export class Uploader {
     while (this.#stored.delete(this.#storedUpTo + 1)) this.#storedUpTo++;
   }
 
-  /** No PUT begins any more: a segment that waits does so for good. */
+  /** A segment that waits for a PUT to end is not stored any more. */
   stop(): void {
     this.#begin = null;
   }
