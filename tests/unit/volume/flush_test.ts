@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FencedError, TimeoutError } from "../../../src/errors.ts";
 import { BLOCK_BYTES, MIB, SEAL_STRIPES_MAX } from "../../../src/limits.ts";
+import { segmentKey } from "../../../src/volume/segment.ts";
 import { settle } from "../../support/manual_clock.ts";
 import {
   blocks,
@@ -282,6 +283,22 @@ Deno.test("a writer that was fenced answers no flush, and refuses everything fro
   await assertRejects(() => volume.read(0, blocks(1, 0)), FencedError);
   await assertRejects(() => volume.close(), FencedError);
   assertEquals(await firstBytes(next, 0, 1), [1]);
+  next.abandon();
+});
+
+Deno.test("a writer that was fenced begins no PUT any more, of what was ready either", async () => {
+  const sizes = { cacheStripes: 64, segmentDataBytes: 8 * STRIPE_BYTES, uploads: 2 };
+  const { volume, bucket, failures } = await openVolume(sizes);
+  const { volume: next } = await openVolume({ takeover: true }, { bucket });
+  bucket.hold("put");
+  for (let at = 0; at < 24; at++) volume.write(at * STRIPE_BYTES, blocks(4, 1)); // three segments
+  await bucket.untilHeld(2);
+  bucket.held[0].release();
+  await settle();
+  assert(failures[0] instanceof FencedError);
+  bucket.release("put");
+  await settle();
+  assertEquals(logKeys(bucket), [1, 2, 3].map(segmentKey), "two claims, and what was under way");
   next.abandon();
 });
 
