@@ -1,4 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { ConditionalBucket } from "../../../src/bucket/conditional_bucket.ts";
+import { BucketCounts, CountingBucket } from "../../../src/bucket/counting_bucket.ts";
 import { RetryingBucket } from "../../../src/bucket/retrying_bucket.ts";
 import { UnavailableError, UsageError } from "../../../src/errors.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
@@ -299,4 +301,18 @@ Deno.test("close rejects what waits and what comes, and leaves no timer", async 
   }
   await settle();
   assertEquals(clock.pending, 0);
+});
+
+Deno.test("what is prepared is prepared by the innermost bucket, and counts as no request", async () => {
+  const clock = new ManualClock();
+  const prepared: Uint8Array[] = [];
+  const inner = Object.assign(new MemoryBucket(), {
+    prepare: (bytes: Uint8Array) => Promise.resolve(void prepared.push(bytes)),
+  });
+  const counts = new BucketCounts();
+  const around = { clock, chance: fixedChance(1), logger: silentLogger };
+  const counting = new CountingBucket(inner, counts, clock);
+  await new RetryingBucket(new ConditionalBucket(counting), around).prepare(bytes);
+  assert(prepared.length === 1 && prepared[0] === bytes, "the very array");
+  assertEquals(counts.put.requests, 0);
 });
