@@ -76,6 +76,12 @@ export const TEXT_BYTES_MAX = 1024;
 /** TLS bytes that are read, and bytes that are encrypted, at a time. */
 export const TLS_READ_BYTES = 128 * KIB;
 export const TLS_WRITE_BYTES = 256 * KIB;
+/**
+ * How often OpenSSL may come back from a client's records without data, and once more for each MiB of data; from a key
+ * update it comes back twice. Each costs some 20 us of the one thread and an answer, which nobody has to take; clients
+ * send one after gigabytes, if at all.
+ */
+export const TLS_BARE_READS_MAX = 64;
 /** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
 export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
 /** How long the socket of a quick client is asked for its next request before the server goes to sleep. */

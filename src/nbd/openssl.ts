@@ -6,17 +6,21 @@
  *
  * Promises: nothing here does any I/O once the context is loaded, or waits. A session has a memory BIO for
  * each direction: TLS bytes go in by `feed` and come out by `takeOutput`. TLS 1.2 and 1.3, no renegotiation,
- * no resumption (each session has seen its client's certificate).
+ * no resumption (each session has seen its client's certificate). What a client makes it answer after the handshake is
+ * bounded (TLS_BARE_READS_MAX), so a client that takes no answer can't pile them up.
  * Assumes: one thread; what is passed in is used during the call only.
  */
 
 import { messageOf, UsageError } from "../errors.ts";
+import { MIB, TLS_BARE_READS_MAX } from "../limits.ts";
 import { ProtocolError } from "./codec.ts";
 
 const LIBRARY = "libssl.so.3";
 
 // The names and numbers of openssl/ssl.h, openssl/tls1.h and openssl/x509.h, 3.0.
 const SSL_FILETYPE_PEM = 1;
+const SSL_CTRL_CLEAR_MODE = 78;
+const SSL_MODE_AUTO_RETRY = 4n;
 const SSL_CTRL_SET_SESS_CACHE_MODE = 44;
 const SSL_SESS_CACHE_OFF = 0n;
 const SSL_CTRL_SET_MIN_PROTO_VERSION = 123;
@@ -52,6 +56,7 @@ const SYMBOLS = {
   SSL_get_verify_result: { parameters: ["pointer"], result: "i32" },
   BIO_s_mem: { parameters: [], result: "pointer" },
   BIO_new: { parameters: ["pointer"], result: "pointer" },
+  BIO_ctrl_pending: { parameters: ["pointer"], result: "usize" },
   BIO_read: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
   BIO_write: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
   ERR_clear_error: { parameters: [], result: "void" },
@@ -102,6 +107,8 @@ export class TlsContext {
     ssl.SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
     ssl.SSL_CTX_ctrl(context, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF, null);
     ssl.SSL_CTX_set_num_tickets(context, 0n);
+    // SSL_read comes back from each record, also when there was no data in it.
+    ssl.SSL_CTX_ctrl(context, SSL_CTRL_CLEAR_MODE, SSL_MODE_AUTO_RETRY, null);
 
     const { certificate, key, clientAuthorities } = files;
     this.#load("tlscert", certificate, "certificates", (path) => {
@@ -154,6 +161,11 @@ export class TlsSession {
   readonly #output: Deno.PointerValue;
   /** Null once it is freed; no function of the library may see that. */
   #session: Deno.PointerValue;
+  /** Of data; and how often SSL_read came back from a record that had none. */
+  #dataBytes = 0;
+  #bareReads = 0;
+  /** Why nothing more can be read. */
+  #failed: ProtocolError | undefined = undefined;
 
   constructor(ssl: OpenSsl, context: Deno.PointerValue) {
     this.#ssl = ssl;
@@ -190,23 +202,38 @@ export class TlsSession {
 
   /** Decrypts what was fed into `bytes`; how many, 0 when it needs more, null when the peer has ended its side. */
   read(bytes: Uint8Array): number | null {
-    const session = this.#use();
+    if (this.#failed !== undefined) throw this.#failed;
     let filled = 0;
+    let answered = this.#pending(this.#output);
     // Each call gives one record, 16 KiB at most.
     while (filled < bytes.length) {
+      const session = this.#use();
       const rest = bytes.subarray(filled) as Bytes;
       const count = this.#ssl.SSL_read(session, rest, rest.length);
       if (count > 0) {
         filled += count;
+        this.#dataBytes += count;
         continue;
       }
-      if (filled > 0) break; // what stopped it will stop the next call too
       const error = this.#ssl.SSL_get_error(session, count);
-      if (error === SSL_ERROR_ZERO_RETURN) return null;
-      if (error !== SSL_ERROR_WANT_READ) throw this.#failure();
-      break;
+      if (error === SSL_ERROR_ZERO_RETURN) return filled > 0 ? filled : null;
+      if (error !== SSL_ERROR_WANT_READ) return this.#fail(this.#failure(), filled);
+      // A record that was answered, or has more behind it, was all there, and without data.
+      const before = answered;
+      answered = this.#pending(this.#output);
+      if (answered === before && this.#pending(this.#input) === 0) break;
+      if (++this.#bareReads > TLS_BARE_READS_MAX + this.#dataBytes / MIB) {
+        return this.#fail(new ProtocolError("TLS: too many records without data"), filled);
+      }
     }
     return filled;
+  }
+
+  /** Throws it; behind data that was read before it, the next `read` does. */
+  #fail(failure: ProtocolError, readBytes: number): number {
+    this.#failed = failure;
+    if (readBytes === 0) throw failure;
+    return readBytes;
   }
 
   /** Encrypts all of `bytes`. */
@@ -214,7 +241,7 @@ export class TlsSession {
     const session = this.#use();
     if (bytes.length === 0) return;
     const count = this.#ssl.SSL_write(session, bytes as Bytes, bytes.length);
-    if (count !== bytes.length) throw this.#failure();
+    if (count !== bytes.length) throw this.#failed ?? this.#failure();
   }
 
   /** Says that nothing more will be written (close_notify). */
@@ -226,6 +253,12 @@ export class TlsSession {
   free(): void {
     this.#ssl.SSL_free(this.#use());
     this.#session = null;
+  }
+
+  /** Bytes that wait in a BIO. */
+  #pending(bio: Deno.PointerValue): number {
+    this.#use();
+    return Number(this.#ssl.BIO_ctrl_pending(bio));
   }
 
   #use(): Deno.PointerValue {
