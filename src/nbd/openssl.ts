@@ -61,6 +61,7 @@ const SYMBOLS = {
   BIO_write: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
   ERR_clear_error: { parameters: [], result: "void" },
   ERR_peek_error: { parameters: [], result: "u64" },
+  ERR_peek_last_error: { parameters: [], result: "u64" },
   ERR_reason_error_string: { parameters: ["u64"], result: "pointer" },
   X509_verify_cert_error_string: { parameters: ["i64"], result: "pointer" },
 } as const;
@@ -149,7 +150,7 @@ export class TlsContext {
     }
     this.#ssl.ERR_clear_error();
     if (!load(new TextEncoder().encode(`${path}\0`) as Bytes)) {
-      refuse(reasonOf(this.#ssl) || "no PEM in it");
+      refuse(reasonOf(this.#ssl, this.#ssl.ERR_peek_error()) || "no PEM in it");
     }
   }
 }
@@ -269,7 +270,8 @@ export class TlsSession {
   }
 
   #failure(): ProtocolError {
-    const reason = reasonOf(this.#ssl) || "broken off";
+    // The last error is in terms of TLS; those before it are what its parts said.
+    const reason = reasonOf(this.#ssl, this.#ssl.ERR_peek_last_error()) || "broken off";
     const verified = this.#ssl.SSL_get_verify_result(this.#session);
     const why = verified === X509_V_OK
       ? ""
@@ -278,9 +280,9 @@ export class TlsSession {
   }
 }
 
-/** What the library says of its last failure; "" if nothing. */
-function reasonOf(ssl: OpenSsl): string {
-  return textAt(ssl.ERR_reason_error_string(ssl.ERR_peek_error()));
+/** What the library says of an error; "" if nothing. */
+function reasonOf(ssl: OpenSsl, error: bigint): string {
+  return textAt(ssl.ERR_reason_error_string(error));
 }
 
 function textAt(pointer: Deno.PointerValue): string {

@@ -45,6 +45,9 @@ export const RECORD_OVERHEAD_BYTES = 5 + 1 + 16;
 
 const ssl = Deno.dlopen("libssl.so.3", SYMBOLS).symbols;
 
+/** What a call of the library gave; used at once. */
+const taken = new Uint8Array(65_536);
+
 type Bytes = Uint8Array<ArrayBuffer>;
 
 export interface TlsClientOptions {
@@ -53,6 +56,9 @@ export interface TlsClientOptions {
   certificate?: string;
   key?: string;
 }
+
+/** What the server said is not what a client can go on with. */
+export class HandshakeError extends Error {}
 
 /** Trusts whoever answers. */
 export class TlsClient implements Disposable {
@@ -89,7 +95,7 @@ export class TlsClient implements Disposable {
     const isRefused = result !== 1 &&
       ssl.SSL_get_error(this.#session, result) !== SSL_ERROR_WANT_READ;
     const flight = this.#takeOutput();
-    if (isRefused) throw new Error("the client can't go on with the handshake");
+    if (isRefused) throw new HandshakeError("the client can't go on with the handshake");
     return { flight, isOver: result === 1 };
   }
 
@@ -149,10 +155,9 @@ export class TlsClient implements Disposable {
     const parts: Bytes[] = [];
     for (;;) {
       ssl.ERR_clear_error();
-      const part = new Uint8Array(16_384);
-      const count = ssl.SSL_read(this.#session, part, part.length);
+      const count = ssl.SSL_read(this.#session, taken, taken.length);
       if (count <= 0) return joined(parts);
-      parts.push(part.subarray(0, count));
+      parts.push(taken.slice(0, count));
     }
   }
 
@@ -174,10 +179,9 @@ export class TlsClient implements Disposable {
   #takeOutput(): Bytes {
     const parts: Bytes[] = [];
     for (;;) {
-      const part = new Uint8Array(65_536);
-      const count = ssl.BIO_read(this.#output, part, part.length);
+      const count = ssl.BIO_read(this.#output, taken, taken.length);
       if (count <= 0) return joined(parts);
-      parts.push(part.subarray(0, count));
+      parts.push(taken.slice(0, count));
     }
   }
 }
