@@ -43,7 +43,11 @@ export const DATA = 23;
 /** A record's header, its content's type and its tag. */
 export const RECORD_OVERHEAD_BYTES = 5 + 1 + 16;
 
-const ssl = Deno.dlopen("libssl.so.3", SYMBOLS).symbols;
+function load() {
+  return Deno.dlopen("libssl.so.3", SYMBOLS).symbols;
+}
+
+let loaded: ReturnType<typeof load> | undefined;
 
 /** What a call of the library gave; used at once. */
 const taken = new Uint8Array(65_536);
@@ -62,10 +66,11 @@ export class HandshakeError extends Error {}
 
 /** Trusts whoever answers. */
 export class TlsClient implements Disposable {
-  readonly #context = ssl.SSL_CTX_new(ssl.TLS_client_method());
+  readonly #ssl = loaded ??= load();
+  readonly #context = this.#ssl.SSL_CTX_new(this.#ssl.TLS_client_method());
   readonly #session: Deno.PointerValue;
-  readonly #input = ssl.BIO_new(ssl.BIO_s_mem());
-  readonly #output = ssl.BIO_new(ssl.BIO_s_mem());
+  readonly #input = this.#ssl.BIO_new(this.#ssl.BIO_s_mem());
+  readonly #output = this.#ssl.BIO_new(this.#ssl.BIO_s_mem());
   readonly #keyLog = new Deno.UnsafeCallback(
     { parameters: ["pointer", "pointer"], result: "void" },
     (_session, line) => this.#noteKey(Deno.UnsafePointerView.getCString(line!)),
@@ -75,7 +80,7 @@ export class TlsClient implements Disposable {
 
   constructor({ version = TLS1_3, certificate, key }: TlsClientOptions = {}) {
     this.version = version;
-    const context = this.#context;
+    const [ssl, context] = [this.#ssl, this.#context];
     ssl.SSL_CTX_ctrl(context, SSL_CTRL_SET_MAX_PROTO_VERSION, BigInt(version), null);
     ssl.SSL_CTX_set_ciphersuites(context, cString("TLS_AES_128_GCM_SHA256"));
     ssl.SSL_CTX_set_keylog_callback(context, this.#keyLog.pointer);
@@ -90,10 +95,10 @@ export class TlsClient implements Disposable {
   /** Goes on with the handshake after what the server sent: what is to be sent now, and whether that was all. */
   advance(received: Uint8Array = new Uint8Array(0)): { flight: Bytes; isOver: boolean } {
     this.#feed(received);
-    ssl.ERR_clear_error();
-    const result = ssl.SSL_connect(this.#session);
+    this.#ssl.ERR_clear_error();
+    const result = this.#ssl.SSL_connect(this.#session);
     const isRefused = result !== 1 &&
-      ssl.SSL_get_error(this.#session, result) !== SSL_ERROR_WANT_READ;
+      this.#ssl.SSL_get_error(this.#session, result) !== SSL_ERROR_WANT_READ;
     const flight = this.#takeOutput();
     if (isRefused) throw new HandshakeError("the client can't go on with the handshake");
     return { flight, isOver: result === 1 };
@@ -114,7 +119,7 @@ export class TlsClient implements Disposable {
   /** A record of any kind, with `padding` zeroes behind it; with TLS 1.2 only of data. */
   record(type: number, content: Uint8Array, padding = 0): Bytes {
     if (this.#writer !== undefined) return this.#writer.record(type, content, padding);
-    if (content.length > 0) ssl.SSL_write(this.#session, content as Bytes, content.length);
+    if (content.length > 0) this.#ssl.SSL_write(this.#session, content as Bytes, content.length);
     return this.#takeOutput();
   }
 
@@ -144,8 +149,8 @@ export class TlsClient implements Disposable {
 
   /** The ClientHello of another handshake; TLS 1.2 only. */
   renegotiation(): Bytes {
-    ssl.SSL_renegotiate(this.#session);
-    ssl.SSL_do_handshake(this.#session);
+    this.#ssl.SSL_renegotiate(this.#session);
+    this.#ssl.SSL_do_handshake(this.#session);
     return this.#takeOutput();
   }
 
@@ -154,16 +159,16 @@ export class TlsClient implements Disposable {
     this.#feed(received);
     const parts: Bytes[] = [];
     for (;;) {
-      ssl.ERR_clear_error();
-      const count = ssl.SSL_read(this.#session, taken, taken.length);
+      this.#ssl.ERR_clear_error();
+      const count = this.#ssl.SSL_read(this.#session, taken, taken.length);
       if (count <= 0) return joined(parts);
       parts.push(taken.slice(0, count));
     }
   }
 
   [Symbol.dispose](): void {
-    ssl.SSL_free(this.#session);
-    ssl.SSL_CTX_free(this.#context);
+    this.#ssl.SSL_free(this.#session);
+    this.#ssl.SSL_CTX_free(this.#context);
     this.#keyLog.close();
   }
 
@@ -173,13 +178,13 @@ export class TlsClient implements Disposable {
   }
 
   #feed(bytes: Uint8Array): void {
-    if (bytes.length > 0) ssl.BIO_write(this.#input, bytes as Bytes, bytes.length);
+    if (bytes.length > 0) this.#ssl.BIO_write(this.#input, bytes as Bytes, bytes.length);
   }
 
   #takeOutput(): Bytes {
     const parts: Bytes[] = [];
     for (;;) {
-      const count = ssl.BIO_read(this.#output, taken, taken.length);
+      const count = this.#ssl.BIO_read(this.#output, taken, taken.length);
       if (count <= 0) return joined(parts);
       parts.push(taken.slice(0, count));
     }
