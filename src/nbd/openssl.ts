@@ -56,7 +56,8 @@ const SYMBOLS = {
   SSL_get_verify_result: { parameters: ["pointer"], result: "i32" },
   BIO_s_mem: { parameters: [], result: "pointer" },
   BIO_new: { parameters: ["pointer"], result: "pointer" },
-  BIO_ctrl_pending: { parameters: ["pointer"], result: "usize" },
+  // its result has 64 bits, of which what a BIO here may hold needs the lower half only
+  BIO_ctrl_pending: { parameters: ["pointer"], result: "u32" },
   BIO_read: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
   BIO_write: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
   ERR_clear_error: { parameters: [], result: "void" },
@@ -205,15 +206,16 @@ export class TlsSession {
   read(bytes: Uint8Array): number | null {
     if (this.#failed !== undefined) throw this.#failed;
     let filled = 0;
-    let answered = this.#pending(this.#output);
+    const session = this.#use();
+    let answered = this.#ssl.BIO_ctrl_pending(this.#output);
     // Each call gives one record, 16 KiB at most.
     while (filled < bytes.length) {
-      const session = this.#use();
       const rest = bytes.subarray(filled) as Bytes;
       const count = this.#ssl.SSL_read(session, rest, rest.length);
       if (count > 0) {
         filled += count;
         this.#dataBytes += count;
+        this.#ssl.ERR_clear_error();
         continue;
       }
       const error = this.#ssl.SSL_get_error(session, count);
@@ -221,8 +223,8 @@ export class TlsSession {
       if (error !== SSL_ERROR_WANT_READ) return this.#fail(this.#failure(), filled);
       // A record that was answered, or has more behind it, was all there, and without data.
       const before = answered;
-      answered = this.#pending(this.#output);
-      if (answered === before && this.#pending(this.#input) === 0) break;
+      answered = this.#ssl.BIO_ctrl_pending(this.#output);
+      if (answered === before && this.#ssl.BIO_ctrl_pending(this.#input) === 0) break;
       if (++this.#bareReads > TLS_BARE_READS_MAX + this.#dataBytes / MIB) {
         return this.#fail(new ProtocolError("TLS: too many records without data"), filled);
       }
@@ -254,12 +256,6 @@ export class TlsSession {
   free(): void {
     this.#ssl.SSL_free(this.#use());
     this.#session = null;
-  }
-
-  /** Bytes that wait in a BIO. */
-  #pending(bio: Deno.PointerValue): number {
-    this.#use();
-    return Number(this.#ssl.BIO_ctrl_pending(bio));
   }
 
   #use(): Deno.PointerValue {

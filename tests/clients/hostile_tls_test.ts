@@ -14,7 +14,7 @@ import { within } from "../support/programs.ts";
 import { secureUri, startSecure } from "../support/secure_drive.ts";
 import { SteadyClient } from "../support/steady_client.ts";
 import { testInDirectory } from "../support/test_buckets.ts";
-import { TlsClient, type TlsClientOptions } from "../support/tls_client.ts";
+import { loadTlsClient, TlsClient, type TlsClientOptions } from "../support/tls_client.ts";
 import { Client, exportRequest, join, optionBytes, request, until } from "../unit/nbd/session.ts";
 
 const MIB = 1 << 20;
@@ -55,8 +55,7 @@ async function flood(
   }
 }
 
-// its library is loaded once, and stays
-new TlsClient()[Symbol.dispose]();
+loadTlsClient();
 
 testInDirectory({
   "clients that break TLS off, or are strangers, leave nothing behind, and others go on": async (

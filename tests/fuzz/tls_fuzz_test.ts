@@ -1,6 +1,7 @@
 import { assert } from "@std/assert";
 import { TlsContext } from "../../src/nbd/openssl.ts";
 import { Certificates } from "../support/certificates.ts";
+import { loadTlsClient } from "../support/tls_client.ts";
 import { cutTlsAtEveryByte, fuzz } from "./fuzz.ts";
 import { everyFrame } from "./sessions.ts";
 import { TlsLink } from "./tls.ts";
@@ -8,6 +9,7 @@ import { TlsLink } from "./tls.ts";
 /** Some 40 frames a session. */
 const SEEDS = 40;
 
+loadTlsClient();
 const CERTIFICATES = await Certificates.make();
 globalThis.addEventListener("unload", () => {
   Deno.removeSync(CERTIFICATES.directory, { recursive: true });

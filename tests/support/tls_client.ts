@@ -43,11 +43,12 @@ export const DATA = 23;
 /** A record's header, its content's type and its tag. */
 export const RECORD_OVERHEAD_BYTES = 5 + 1 + 16;
 
-function load() {
-  return Deno.dlopen("libssl.so.3", SYMBOLS).symbols;
-}
+let loaded: Deno.DynamicLibrary<typeof SYMBOLS>["symbols"] | undefined;
 
-let loaded: ReturnType<typeof load> | undefined;
+/** Loads the library, once; it stays. A test that sees what it leaves behind has that done before it begins. */
+export function loadTlsClient() {
+  return loaded ??= Deno.dlopen("libssl.so.3", SYMBOLS).symbols;
+}
 
 /** What a call of the library gave; used at once. */
 const taken = new Uint8Array(65_536);
@@ -66,7 +67,7 @@ export class HandshakeError extends Error {}
 
 /** Trusts whoever answers. */
 export class TlsClient implements Disposable {
-  readonly #ssl = loaded ??= load();
+  readonly #ssl = loadTlsClient();
   readonly #context = this.#ssl.SSL_CTX_new(this.#ssl.TLS_client_method());
   readonly #session: Deno.PointerValue;
   readonly #input = this.#ssl.BIO_new(this.#ssl.BIO_s_mem());

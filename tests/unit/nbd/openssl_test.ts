@@ -3,9 +3,10 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { ProtocolError } from "../../../src/nbd/codec.ts";
 import { TlsContext, type TlsSession } from "../../../src/nbd/openssl.ts";
 import { Certificates } from "../../support/certificates.ts";
-import { TLS1_2, TLS1_3, TlsClient } from "../../support/tls_client.ts";
+import { loadTlsClient, TLS1_2, TLS1_3, TlsClient } from "../../support/tls_client.ts";
 import { join, test } from "./session.ts";
 
+loadTlsClient();
 const CERTIFICATES = await Certificates.make();
 globalThis.addEventListener("unload", () => {
   Deno.removeSync(CERTIFICATES.directory, { recursive: true });

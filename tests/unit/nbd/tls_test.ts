@@ -40,7 +40,7 @@ import { Certificates } from "../../support/certificates.ts";
 import { ManualClock, settle } from "../../support/manual_clock.ts";
 import { MemoryDevice } from "../../support/memory_device.ts";
 import { run } from "../../support/programs.ts";
-import { TlsClient } from "../../support/tls_client.ts";
+import { loadTlsClient, TlsClient } from "../../support/tls_client.ts";
 import {
   Client,
   equal,
@@ -55,6 +55,7 @@ import {
   until,
 } from "./session.ts";
 
+loadTlsClient();
 const CERTIFICATES = await Certificates.make();
 globalThis.addEventListener("unload", () => {
   Deno.removeSync(CERTIFICATES.directory, { recursive: true });
