@@ -200,22 +200,22 @@ export class TlsFuzzConn {
 
   #attack(): Uint8Array {
     const seed = this.#seed;
-    const record = this.#request();
-    const at = seed.below(record.length);
+    // each is made when it is chosen: one that was made and not sent would be missed
+    const record = () => this.#request();
     const clear = request(NBD_CMD_WRITE, 0, 98n, 0n, 0);
     const anyVersion: (() => Uint8Array)[] = [
-      () => flipped(record, at, seed),
-      () => record.subarray(0, at),
-      () => record.subarray(Math.max(1, at)),
-      () => new Uint8Array(0), // `record` is lost
-      () => join(this.#request(), record),
+      () => flipped(record(), seed.below(540), seed),
+      () => record().subarray(0, seed.below(540)),
+      () => record().subarray(1 + seed.below(540)),
+      () => record().subarray(0, 0),
+      () => join(...[record(), record()].reverse()),
       () => this.#lastRecord,
-      () => join(Uint8Array.of(tls.DATA, 3, 3, 0x41 + seed.below(190), seed.below(256)), record),
+      () => join(Uint8Array.of(tls.DATA, 3, 3, 0x41 + seed.below(190), seed.below(256)), record()),
       () => join(Uint8Array.of(tls.DATA, 3, 3, 0, clear.length), clear),
       () => join(Uint8Array.of(22, 3, 3, 0, 4 + clear.length, 1, 0, 0, clear.length), clear),
       () => Uint8Array.of(tls.ALERT, 3, 3, 0, 2, 1 + seed.below(2), seed.below(256)),
       () => Uint8Array.of(seed.below(20), 3, 3, 0, 1, 1),
-      () => join(Uint8Array.of(tls.DATA, seed.below(3), seed.below(256)), record.subarray(3)),
+      () => join(Uint8Array.of(tls.DATA, seed.below(3), seed.below(256)), record().subarray(3)),
       () => clear,
       () => Uint8Array.from({ length: 5 + seed.below(100) }, () => seed.below(256)),
     ];
