@@ -202,7 +202,7 @@ export class NbdServer {
     const begun = [...this.#connections].filter((one) => one.transmission);
     const served = begun.filter((one) => !one.gaveWay);
     if (served.length < CONNECTIONS_MAX) return true;
-    // A write that its client does not take keeps the socket open (no runtime call ends it): not without a bound.
+    // A write that its client does not take keeps a socket open that Deno alone closes: not without a bound.
     const holdsSocket = (one: Connection) => one.transmission!.isWriting;
     const held = begun.filter((one) => one.gaveWay && holdsSocket(one)).length;
     const free = served.filter((one) => held < CONNECTIONS_MAX || !holdsSocket(one));

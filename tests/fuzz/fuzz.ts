@@ -19,7 +19,6 @@ import type { Extent } from "../../src/volume/block_device.ts";
 import { settle } from "../support/manual_clock.ts";
 import { DirectMemoryConn, type MemoryConn, MemoryListener } from "../support/memory_conn.ts";
 import { MemoryDevice, type Verb } from "../support/memory_device.ts";
-import { RECORD_OVERHEAD_BYTES } from "../support/tls_client.ts";
 import { Seed } from "../simulation/seed.ts";
 import { Client } from "../unit/nbd/session.ts";
 import { checkReplies } from "./check_replies.ts";
@@ -44,7 +43,7 @@ export interface Totals {
 }
 
 /** How clients reach the server; in clear unless it is by TLS. */
-type MakeLink = (seed: Seed) => TlsLink;
+export type MakeLink = (seed: Seed) => TlsLink;
 
 /** Lives through the seed. Throws, naming it, at the first thing that is not as it should be. */
 export async function fuzz(seedNumber: number, makeLink?: MakeLink): Promise<Totals> {
@@ -62,70 +61,6 @@ export async function fuzz(seedNumber: number, makeLink?: MakeLink): Promise<Tot
     throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
   }
   return totals;
-}
-
-/**
- * Has clients send the first bytes of one session, as many as `cuts` says each, and go; both ways of going, with a device
- * that is quick and one that is not.
- */
-export async function cutAt(cuts: number[], make: (disk: Disk) => Frames): Promise<Totals> {
-  const totals: Totals = { sessions: 0, frames: 0, bytes: 0, answers: 0 };
-  const life = new Life(new Seed(1), 64 << 10);
-  await life.begin();
-  const bytes = join(...make(life.disk));
-  for (const cut of cuts.filter((cut) => cut <= bytes.length)) {
-    for (const slow of ["nothing", "changes"] as const) {
-      for (const isAbrupt of [false, true]) {
-        const plan = life.planOf(bytes.subarray(0, cut), isAbrupt, slow);
-        const where = `cut at ${cut}, ${slow} slow, ${isAbrupt ? "closed" : "shut down"}`;
-        await life.session(plan, totals).catch((error) => {
-          throw new Error(`${where}: ${error.message}`, { cause: error });
-        });
-        totals.sessions++;
-      }
-    }
-  }
-  await life.end();
-  return totals;
-}
-
-/**
- * The same by TLS: in the handshake, at every byte of it, and in the records behind it, one a message. Returns how many
- * sessions there were.
- */
-export async function cutTlsAtEveryByte(
-  makeLink: MakeLink,
-  make: (disk: Disk) => Frames,
-): Promise<number> {
-  const seed = new Seed(1);
-  const life = new Life(seed, 64 << 10, makeLink(seed));
-  await life.begin();
-  const totals: Totals = { sessions: 0, frames: 0, bytes: 0, answers: 0 };
-  const live = async (bytes: Uint8Array, attack: Attack, where: string) => {
-    await life.session(life.planOf(bytes, seed.chance(0.5), "nothing", attack), totals)
-      .catch((error) => {
-        throw new Error(`cut at ${where}: ${error.message}`, { cause: error });
-      });
-    totals.sessions++;
-  };
-  let handshakeBytes = 1;
-  for (let cut = 0; cut < handshakeBytes; cut++) {
-    const spoil: Spoil = (flight, sent) => {
-      handshakeBytes = Math.max(handshakeBytes, sent + flight.length);
-      return cut - sent >= flight.length ? flight : flight.subarray(0, cut - sent);
-    };
-    await live(u32(3), { spoil }, `byte ${cut} of the handshake`);
-  }
-  const frames = [u32(3), ...make(life.disk).slice(1)];
-  for (let index = 1; index < frames.length; index++) {
-    const before = join(...frames.slice(0, index));
-    for (let cut = 1; cut < frames[index].length + RECORD_OVERHEAD_BYTES; cut++) {
-      const attack = (conn: TlsFuzzConn) => conn.sendPart(frames[index], cut);
-      await live(before, { attack }, `byte ${cut} of record ${index}`);
-    }
-  }
-  await life.end();
-  return totals.sessions;
 }
 
 /** Short times pass at once, long ones never. */
@@ -197,7 +132,7 @@ interface Plan extends Attack {
 }
 
 /** What a client does by TLS besides: it spoils its handshake, or ends with what can't be taken. */
-interface Attack {
+export interface Attack {
   spoil?: Spoil;
   attack?: (conn: TlsFuzzConn) => Promise<void>;
 }
@@ -207,7 +142,7 @@ function mayLose({ isAbrupt, spoil, attack }: Attack & { isAbrupt: boolean }): b
   return isAbrupt || spoil !== undefined || attack !== undefined;
 }
 
-class Life {
+export class Life {
   readonly disk: Disk;
   readonly #device: FuzzDevice;
   readonly #clock = new FuzzClock();

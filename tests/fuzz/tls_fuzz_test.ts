@@ -2,7 +2,8 @@ import { assert } from "@std/assert";
 import { TlsContext } from "../../src/nbd/openssl.ts";
 import { Certificates } from "../support/certificates.ts";
 import { loadTlsClient } from "../support/tls_client.ts";
-import { cutTlsAtEveryByte, fuzz } from "./fuzz.ts";
+import { cutTlsAtEveryByte } from "./cuts.ts";
+import { fuzz } from "./fuzz.ts";
 import { everyFrame } from "./sessions.ts";
 import { TlsLink } from "./tls.ts";
 

@@ -4,6 +4,7 @@
  * can be of any kind, in any order, and wrong.
  */
 import { createCipheriv, createHmac } from "node:crypto";
+import { join } from "../fuzz/sessions.ts";
 
 const SYMBOLS = {
   TLS_client_method: { parameters: [], result: "pointer" },
@@ -130,7 +131,7 @@ export class TlsClient implements Disposable {
     for (let at = 0; at < bytes.length; at += 16_384) {
       records.push(this.record(DATA, bytes.subarray(at, at + 16_384)));
     }
-    return joined(records);
+    return join(...records);
   }
 
   text(text: string): Bytes {
@@ -139,7 +140,7 @@ export class TlsClient implements Disposable {
 
   /** New keys, and the wish that the peer takes new ones too, so often. */
   keyUpdates(count: number): Bytes {
-    return joined(Array.from({ length: count }, () => this.keyUpdate(1)));
+    return join(...Array.from({ length: count }, () => this.keyUpdate(1)));
   }
 
   keyUpdate(request: number): Bytes {
@@ -162,7 +163,7 @@ export class TlsClient implements Disposable {
     for (;;) {
       this.#ssl.ERR_clear_error();
       const count = this.#ssl.SSL_read(this.#session, taken, taken.length);
-      if (count <= 0) return joined(parts);
+      if (count <= 0) return join(...parts);
       parts.push(taken.slice(0, count));
     }
   }
@@ -186,7 +187,7 @@ export class TlsClient implements Disposable {
     const parts: Bytes[] = [];
     for (;;) {
       const count = this.#ssl.BIO_read(this.#output, taken, taken.length);
-      if (count <= 0) return joined(parts);
+      if (count <= 0) return join(...parts);
       parts.push(taken.slice(0, count));
     }
   }
@@ -220,10 +221,10 @@ class RecordWriter {
     view.setUint32(8, view.getUint32(8) ^ this.#sequence++);
     const cipher = createCipheriv("aes-128-gcm", this.#key, nonce);
     cipher.setAAD(header);
-    const inner = joined([content, Uint8Array.of(type), new Uint8Array(padding)]);
+    const inner = join(content, Uint8Array.of(type), new Uint8Array(padding));
     const sealed = cipher.update(inner);
     cipher.final();
-    return joined([header, sealed, cipher.getAuthTag()]);
+    return join(header, sealed, cipher.getAuthTag());
   }
 }
 
@@ -238,14 +239,4 @@ function expandLabel(secret: Uint8Array, label: string, length: number): Uint8Ar
 
 function cString(text: string): Bytes {
   return new TextEncoder().encode(`${text}\0`);
-}
-
-function joined(parts: Uint8Array[]): Bytes {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
 }
