@@ -360,7 +360,7 @@ async function main(args: string[]): Promise<number> {
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
   if (command === "status") {
-    return await runStatus(settings, { asJson: json, isWatch: watch }, write);
+    return await runStatus(settings.status, { asJson: json, isWatch: watch }, write);
   }
   if (command === "check") {
     // it names objects, which may be called anything

@@ -13,11 +13,10 @@ export type Answer =
   | { kind: "opening"; why: string }
   | { kind: "none"; why: string };
 
-/** Asks the drive of `bucketName` alone: a second drive of a machine may have found the address taken by the first. */
-export async function askStatus(address: StatusAddress, bucketName: string): Promise<Answer> {
+export async function askStatus(address: StatusAddress): Promise<Answer> {
   try {
     const { code, text } = await getText(address);
-    if (code === 200) return reportOf(JSON.parse(text), bucketName);
+    if (code === 200) return { kind: "report", report: JSON.parse(text) };
     if (code === 503) return { kind: "opening", why: text.trim() };
     return { kind: "none", why: `what answers there is no drive: HTTP ${code}` };
   } catch (error) {
@@ -27,12 +26,6 @@ export async function askStatus(address: StatusAddress, bucketName: string): Pro
     const isRefused = (error as { code?: string }).code === "ECONNREFUSED";
     return { kind: "none", why: isRefused ? "nobody listens there" : messageOf(error) };
   }
-}
-
-function reportOf(report: StatusReport, bucketName: string): Answer {
-  const { name } = report.volume;
-  if (name === bucketName) return { kind: "report", report };
-  return { kind: "none", why: `the drive there is that of ${name}, not of ${bucketName}` };
 }
 
 function getText({ hostname, port }: StatusAddress): Promise<{ code: number; text: string }> {

@@ -1,24 +1,21 @@
 /** `elasticdrive status`: asks the drive at the address of the configuration. Resolves to the exit code. */
-import { join } from "node:path";
 import { systemClock } from "../clock.ts";
 import { EXIT_CLEAN, EXIT_UNWELL } from "../command_line.ts";
-import type { Settings } from "../config.ts";
-import { showAddress, STATUS_OFF } from "../config_keys.ts";
+import { showAddress, STATUS_OFF, type StatusAddress } from "../config_keys.ts";
 import { nextSignal } from "../drain.ts";
 import { UsageError } from "../errors.ts";
 import { askStatus } from "./ask.ts";
 import { showStatus, watchStatus } from "./watch.ts";
 
 export async function runStatus(
-  settings: Settings,
+  place: StatusAddress | typeof STATUS_OFF,
   { asJson, isWatch }: { asJson: boolean; isWatch: boolean },
   write: (text: string) => void,
 ): Promise<number> {
-  const place = settings.status;
   if (place === STATUS_OFF || place.port === 0) {
     throw new UsageError("status in [server] names no address to ask: it is off, or any free port");
   }
-  const ask = () => askStatus(place, bucketName(settings));
+  const ask = () => askStatus(place);
   const watching = { clock: systemClock, ask, address: showAddress(place), asJson, write };
   if (!isWatch) return await showStatus(watching) ? EXIT_CLEAN : EXIT_UNWELL;
   const stopped = new AbortController();
@@ -26,10 +23,4 @@ export async function runStatus(
   const sizeOf = () => Deno.stdout.isTerminal() ? Deno.consoleSize() : undefined;
   await watchStatus(watching, sizeOf, stopped.signal);
   return EXIT_CLEAN;
-}
-
-/** As a drive of that configuration calls its bucket. */
-function bucketName({ bucket, prefix }: Settings): string {
-  if (bucket.kind === "directory") return `file:${join(bucket.path, prefix)}`;
-  return `s3://${bucket.name}/${prefix}`.replace(/\/$/, "");
 }

@@ -4,12 +4,7 @@ import { configText, Drive, PROGRAM, runElasticDrive } from "../support/drive.ts
 import { run } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
 import { Terminal } from "../support/terminal.ts";
-import {
-  DirectoryTestBucket,
-  type TestBucket,
-  testInBothBuckets,
-  testInDirectory,
-} from "../support/test_buckets.ts";
+import { type TestBucket, testInBothBuckets, testInDirectory } from "../support/test_buckets.ts";
 
 const ANY_PORT = { status: "127.0.0.1:0" };
 
@@ -54,17 +49,6 @@ testInBothBuckets({
 });
 
 testInDirectory({
-  "a drive of another bucket that has the address is not taken for this one's": async (bucket) => {
-    await using scratch = await Scratch.make();
-    await using other = await DirectoryTestBucket.make();
-    await using drive = await Drive.start({ bucket: other, size: "32M", server: ANY_PORT });
-    const config = await configFor(scratch, bucket, await statusOf(drive));
-    const { code, stdout, stderr } = await runElasticDrive(["-c", config, "status"]);
-    assertEquals([code, stdout], [2, ""]);
-    assertStringIncludes(stderr, `the drive there is that of ${other.name}, not of ${bucket.name}`);
-    await drive.stopClean();
-  },
-
   "a watch on a terminal outlives its drive, and Ctrl-C ends it with 0 and leaves the screen":
     async (bucket) => {
       await using scratch = await Scratch.make();
