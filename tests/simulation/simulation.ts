@@ -84,6 +84,7 @@ class Simulation implements World {
       flushAfterMs: 5000,
       garbageBytesMin: seed.pick([4096, 4096, 16384, undefined]),
       segmentDataBytes: seed.pick([stripeBytes, 3 * stripeBytes, undefined]),
+      turnMs: seed.pick([0, undefined]),
       ioTimeoutMs: seed.pick([undefined, undefined, undefined, 4000]),
       takeover: false,
     };
