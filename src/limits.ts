@@ -165,7 +165,7 @@ export const DOWNLOADS_MAX = 32;
 /** Bytes of one GET that fetches neighbouring records: 2 MiB of data and their prefixes; 32 of them at once are 64 MiB. */
 export const GET_BYTES_MAX = 2 * MIB + 8 * KIB;
 /** What is fetched at a time because a client says that it will read it: half of those GETs, others have the other half. */
-export const PREFETCH_BYTES_MAX = DOWNLOADS_MAX / 2 * 2 * MIB;
+export const PREFETCH_BYTES_MAX = DOWNLOADS_MAX / 2 * READ_CHUNK_BYTES_MAX;
 /** A gap between two records that is cheaper to read than a second GET: 30 ms are 1 MiB at 35 MB/s, and more costs memory. */
 export const GET_GAP_BYTES_MAX = 128 * KIB;
 /** Streams of sequential reads that are told apart. */

@@ -235,7 +235,7 @@ export class Transmission implements Predecessor, Polled {
     const untilMs = this.#clock.monotonic() + BUSY_MS_MAX;
     this.#replies.turnBegins();
     for (;;) {
-      const progress = this.#serveReceived(untilMs);
+      const progress = this.#serveReceived();
       this.#replies.send();
       this.#counts.turnEnds();
       if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
@@ -246,7 +246,9 @@ export class Transmission implements Predecessor, Polled {
   }
 
   /** Serves all that has arrived whole, unless that takes too long. */
-  #serveReceived(untilMs: number): Progress {
+  #serveReceived(): Progress {
+    // not the turn's: who sends all the time would be kept waiting for a timer with requests that are here
+    const untilMs = this.#clock.monotonic() + BUSY_MS_MAX;
     for (let served = 1;; served++) {
       const progress = this.#serveRequest();
       if (progress !== Progress.Served) return progress;

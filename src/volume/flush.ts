@@ -10,8 +10,9 @@
  * | fill   | an upload slot is free                                      | the next of the batch's stripes are copied |
  * |        |                                                             | into a segment with the next seq          |
  * | store  | at once, several at a time                                  | uploader.ts                               |
- * | commit | all segments of the batch, and every batch before, are      | the map takes the records in, pins are    |
- * |        | stored                                                      | given back, flushes are answered          |
+ * | commit | all segments of the batch, and every batch before, are      | the map takes the records in, some a      |
+ * |        | stored                                                      | turn; then pins are given back and        |
+ * |        |                                                             | flushes answered                          |
  *
  * Promise 2 rests on this: a flush is answered by the commit of a batch that was sealed after it came, or, if
  * nothing was dirty, of the newest one. Promise 3: batches are applied in order, each whole.
