@@ -129,9 +129,9 @@ export class ReadPath {
       done += length;
     }
     const stripes = missing.length;
-    const turn = this.#contents.turn();
     for (let isFirst = true;; isFirst = false) {
       this.#contents.assertAlive();
+      const turn = this.#contents.turn();
       const parts = missing;
       missing = [];
       for (const part of parts) {
