@@ -9,7 +9,7 @@
 import { Buffer } from "node:buffer";
 import { setImmediate } from "node:timers";
 import type { Clock } from "../../src/clock.ts";
-import { BUSY_POLL_MS } from "../../src/limits.ts";
+import { BUSY_MS_MAX, BUSY_POLL_MS } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import { BusyPoll } from "../../src/nbd/busy_poll.ts";
 import { NBD_CMD_READ, NBD_CMD_WRITE } from "../../src/nbd/constants.ts";
@@ -93,14 +93,23 @@ class FuzzClock implements Clock {
   }
 }
 
-/** Goes on when somebody looks, so that a few looks are what is waited awake. */
-class PollClock extends FuzzClock {
+/** Goes on by so much whenever somebody looks. */
+class PassingClock extends FuzzClock {
   #ms = 0;
 
+  constructor(readonly lookMs: number) {
+    super();
+  }
+
   override monotonic(): number {
-    return this.#ms += BUSY_POLL_MS / 8;
+    return this.#ms += this.lookMs;
   }
 }
+
+/** A few looks are what is waited awake. */
+const POLL_LOOK_MS = BUSY_POLL_MS / 8;
+/** A few are a turn, so that many end with whole requests left. */
+const TURN_LOOK_MS = BUSY_MS_MAX / 4;
 
 /** Fails wherever the disk is bad, and does not always say all it knows of its holes. */
 class FuzzDevice extends MemoryDevice {
@@ -145,7 +154,7 @@ function mayLose({ isAbrupt, spoil, attack }: Attack & { isAbrupt: boolean }): b
 export class Life {
   readonly disk: Disk;
   readonly #device: FuzzDevice;
-  readonly #clock = new FuzzClock();
+  readonly #clock = new PassingClock(TURN_LOOK_MS);
   readonly #listener = new MemoryListener();
   readonly #server: NbdServer;
   /** What the disk holds. */
@@ -174,7 +183,7 @@ export class Life {
       description: "a disk among ill clients",
       readOnly: this.disk.readOnly,
       open: (conn) => this.#open(conn as unknown as MemoryConn),
-      busyPoll: new BusyPoll(new PollClock()),
+      busyPoll: new BusyPoll(new PassingClock(POLL_LOOK_MS)),
       clock: this.#clock,
       logger: silentLogger,
     });
