@@ -43,6 +43,7 @@ export class WritePath {
     const copy = data.slice();
     let written = 0;
     return this.#order.run(offset, offset + data.length, () => {
+      const turn = this.#contents.turn();
       while (written < copy.length) {
         const at = offset + written;
         // pieces of a longer write end where stripes do, so that it fills whole stripes
@@ -53,6 +54,7 @@ export class WritePath {
         const blocked = this.attempt(at, copy.subarray(written, end));
         if (blocked !== null) return blocked;
         written = Math.min(end, copy.length);
+        if (written < copy.length && turn.isOver) return turn.next();
       }
       return null;
     });
