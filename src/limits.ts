@@ -65,6 +65,15 @@ export const IN_FLIGHT_REQUESTS_MAX = 1024;
  * was slower: it no longer fits the second-level cache (1 MiB) together with what the requests touch.
  */
 export const RECEIVE_BUFFER_BYTES = 448 * KIB;
+/** A payload of so much is received into places of the device, where it offers any. TODO */
+export const PLACED_BYTES_MIN = 64 * KIB;
+/**
+ * What is read at once with the rest of such a payload, and at first behind one: the next request's header. What comes
+ * with it is copied.
+ */
+export const PLACED_TAIL_BYTES = 4 * KIB;
+/** Places that one system call fills, or sends from; what is beyond them is not done at once. */
+export const PLACES_MAX = 64;
 /** Replies of one turn are joined in a buffer of this size: two of 256 KiB. A connection has two such buffers. */
 export const REPLY_BUFFER_BYTES = 544 * KIB;
 /** Extents in one block status reply, 8 bytes each: more are asked for again from where these end. */
@@ -131,6 +140,8 @@ export const WRITE_PIECE_BYTES_MAX = 8 * MIB;
  * on their way, one that is written, and one for what is stored out of order.
  */
 export const DIRTY_SHARE = 3 / 4;
+/** Share of the cache in which data of writes may lie while it arrives: 8 MiB of 64 MiB. What comes beside it is copied. */
+export const SPARE_SHARE = 1 / 8;
 /**
  * What a journal may take, by the size of the cache: what is dirty or sealed, and half of the cache for what is
  * rewritten before it is sealed, what waits for room, and a file that is stored but in part.

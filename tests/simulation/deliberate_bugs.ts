@@ -48,7 +48,7 @@ const BUGS: Bug[] = [
   },
   {
     what: "a sealed stripe that is overwritten is not saved first",
-    file: "stripe_cache.ts",
+    file: "sealed_stripes.ts",
     from: "for (const entry of entries) entry.saved = saved;",
     to: "for (const entry of entries) entry.saved = null;",
   },
@@ -61,8 +61,8 @@ const BUGS: Bug[] = [
   {
     what: "a fetch brings older bytes over newer ones",
     file: "fetch.ts",
-    from: "      !cache.isValid(fetch.slot, block);\n    cache.beforeOverwrite",
-    to: "      true;\n    cache.beforeOverwrite",
+    from: "      !cache.isValid(fetch.slot, block);\n    cache.sealed.beforeOverwrite",
+    to: "      true;\n    cache.sealed.beforeOverwrite",
   },
   {
     what: "a fetch makes zeroes of what it was not asked for",

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { type SealedStripe, StripeCache } from "../../../src/volume/stripe_cache.ts";
+import type { SealedStripe } from "../../../src/volume/sealed_stripes.ts";
+import { StripeCache } from "../../../src/volume/stripe_cache.ts";
 import { Seed } from "../../simulation/seed.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 
@@ -41,7 +42,7 @@ Deno.test("pinned, dirty and sealed stripes never make way", () => {
   assertEquals(cache.take(4), -1);
   cache.unpin(pinned);
   assertEquals(cache.available, 1);
-  cache.copied(sealed);
+  cache.sealed.copied(sealed);
   assertEquals(cache.available, 1, "copied is not stored");
   cache.committed(sealed);
   assertEquals(cache.available, 2);
@@ -68,17 +69,17 @@ Deno.test("a batch keeps the bytes it sealed, whatever is written over them", ()
   cache.setDirty(slot, 1, 2);
   const sealed = cache.seal(slot, false);
   assertEquals(sealed.runs, [1, 2]);
-  cache.beforeOverwrite(slot);
+  cache.sealed.beforeOverwrite(slot);
   cache.bytes(slot, 0, STRIPE_BYTES).fill(99);
   cache.setDirty(slot, 0, BLOCKS);
-  assertEquals(cache.sealedBytes(sealed, 1, 2), new Uint8Array(2 * 4096).fill(7));
+  assertEquals(cache.sealed.bytes(sealed, 1, 2), new Uint8Array(2 * 4096).fill(7));
   const second = cache.seal(slot, true);
-  cache.beforeOverwrite(slot);
+  cache.sealed.beforeOverwrite(slot);
   cache.bytes(slot, 0, STRIPE_BYTES).fill(55);
-  assertEquals(cache.sealedBytes(sealed, 1, 2)[0], 7);
-  assertEquals(cache.sealedBytes(second, 0, BLOCKS)[0], 99);
+  assertEquals(cache.sealed.bytes(sealed, 1, 2)[0], 7);
+  assertEquals(cache.sealed.bytes(second, 0, BLOCKS)[0], 99);
   for (const entry of [sealed, second]) {
-    cache.copied(entry);
+    cache.sealed.copied(entry);
     cache.committed(entry);
   }
   assertEquals(cache.isClean(slot), true);
@@ -135,7 +136,7 @@ Deno.test("the books balance whatever happens, and no slot is lost", () => {
           break;
         case 1:
           if (slot >= 0) {
-            cache.beforeOverwrite(slot);
+            cache.sealed.beforeOverwrite(slot);
             cache.setDirty(slot, first, count);
           }
           break;
@@ -151,7 +152,7 @@ Deno.test("the books balance whatever happens, and no slot is lost", () => {
         case 5:
           if (sealed.length > 0) {
             const [entry] = sealed.splice(0, 1);
-            cache.copied(entry);
+            cache.sealed.copied(entry);
             cache.committed(entry);
           }
           break;
@@ -169,7 +170,7 @@ Deno.test("the books balance whatever happens, and no slot is lost", () => {
     for (const slot of pins) cache.unpin(slot);
     for (const slot of [...cache.dirtySlots]) sealed.push(cache.seal(slot, false));
     for (const entry of sealed) {
-      cache.copied(entry);
+      cache.sealed.copied(entry);
       cache.committed(entry);
     }
     cache.checkInvariants();
