@@ -53,6 +53,18 @@ const BUGS: Bug[] = [
     to: "for (const entry of entries) entry.saved = null;",
   },
   {
+    what: "a slot that a batch or a fetch has makes way for what has arrived in a place",
+    file: "stripe_cache.ts",
+    from: "if (this.#pins[slot] > ownPins) return false;",
+    to: "",
+  },
+  {
+    what: "what has arrived in a place overtakes changes that wait",
+    file: "write.ts",
+    from: "if (!this.#order.isIdle) return false;",
+    to: "",
+  },
+  {
     what: "what is sealed takes no room",
     file: "contents.ts",
     from: "dirtySlots.size - sealedStripes",
