@@ -39,7 +39,7 @@ export const HANDSHAKES_MAX = 16;
  */
 export const STUCK_MS_MIN = 30_000;
 /**
- * A client that sends nothing for so long of a payload for which room is kept (one too large for the receive buffer) is
+ * A client that sends nothing for so long of a payload for which memory is kept (one too large for the receive buffer) is
  * cut off: two such payloads are all the room there is.
  */
 export const PAYLOAD_SILENCE_MS_MAX = 30_000;
@@ -65,8 +65,11 @@ export const IN_FLIGHT_REQUESTS_MAX = 1024;
  * was slower: it no longer fits the second-level cache (1 MiB) together with what the requests touch.
  */
 export const RECEIVE_BUFFER_BYTES = 448 * KIB;
-/** A payload of so much is received into places of the device, where it offers any. TODO */
-export const PLACED_BYTES_MIN = 64 * KIB;
+/**
+ * A payload of so much is received into places of the device, where it offers any. With less it costs what it saves: a
+ * system call for each payload, where one read of the buffer brings seven of 64 KiB, and the books.
+ */
+export const PLACED_BYTES_MIN = 128 * KIB;
 /**
  * What is read at once with the rest of such a payload, and at first behind one: the next request's header. What comes
  * with it is copied.
