@@ -141,7 +141,8 @@ export class RequestReader {
   readNow(): boolean {
     if (this.#conn.receiveNow === undefined || this.hasEnded) return false;
     const arriving = this.#arriving;
-    const spaces = [...(arriving?.rest ?? []), this.#space()].slice(0, PLACES_MAX);
+    const space = this.#space();
+    const spaces = arriving ? [...arriving.rest, space].slice(0, PLACES_MAX) : [space];
     const count = this.#conn.receiveNow(spaces);
     if (count > 0) this.#took(count, spaces, arriving);
     return count > 0;

@@ -168,6 +168,7 @@ export class StripeCache {
     return slots;
   }
 
+  /** Gives a spare slot back that no stripe is to have. */
   freeSpare(slot: number): void {
     this.#spares.delete(slot);
     this.#free.push(slot);

@@ -6,6 +6,9 @@
  * bound on dirty stripes is reached (the write waits for an upload, and is never refused).
  *
  * A piece of up to `pieceBytes` is made in one turn, so that one batch has all of it or nothing.
+ *
+ * Data for whole stripes can arrive in spare slots of the cache (`place`). When it is written the stripes have these slots,
+ * and nothing is copied, unless a batch or a fetch has the slot that a stripe had, or the write has to wait.
  */
 import { BLOCK_BYTES, WRITE_PIECE_BYTES_MAX, ZERO_RUNS_MAX } from "../limits.ts";
 import type { Done, Place } from "./block_device.ts";
@@ -43,7 +46,7 @@ export class WritePath {
     return this.#writeOwn(offset, data.slice());
   }
 
-  /** A place in spare slots of the cache, one for each stripe: when it is written, the stripes have them. */
+  /** A place for whole stripes, if there are spare slots for them and no change waits. */
   place(offset: number, length: number): Place | undefined {
     const { cache, stripeBytes } = this.#contents;
     if (offset % stripeBytes !== 0 || length % stripeBytes !== 0) return undefined;
@@ -53,8 +56,9 @@ export class WritePath {
     const parts = spares.map((spare) => cache.bytes(spare, 0, stripeBytes));
     let isUsedUp = false;
     const giveUp = () => {
-      if (!isUsedUp) { for (const spare of spares) cache.freeSpare(spare); }
+      if (isUsedUp) return;
       isUsedUp = true;
+      for (const spare of spares) cache.freeSpare(spare);
     };
     const write = () => {
       this.#contents.assertAlive();
@@ -69,7 +73,7 @@ export class WritePath {
     return { length, parts, write, giveUp };
   }
 
-  /** Writes what lies in spare slots, to the stripes from `first` on, in this turn, or touches nothing if it has to wait. */
+  /** Writes what lies in spare slots to the stripes from `first` on, in this turn, or touches nothing if it has to wait. */
   #trySpares(first: number, spares: readonly number[]): boolean {
     const { cache, roomStripes } = this.#contents;
     if (!this.#order.isIdle) return false;
@@ -94,6 +98,7 @@ export class WritePath {
     cache.freeSpare(spare);
   }
 
+  /** Writes `data`, which nobody else has, now or when its turn has come. */
   #writeOwn(offset: number, data: Uint8Array): Done {
     let written = 0;
     return this.#order.run(offset, offset + data.length, () => {
