@@ -49,6 +49,29 @@ export function sleep(clock: Clock, delayMs: number, signal?: AbortSignal): Prom
   });
 }
 
+/** What is done in pieces, so that all else has its turn: after a piece that `isOver`, `next`. */
+export class Turn {
+  readonly #clock: Clock;
+  readonly #maxMs: number;
+  #untilMs: number;
+
+  constructor(clock: Clock, maxMs: number) {
+    this.#clock = clock;
+    this.#maxMs = maxMs;
+    this.#untilMs = clock.monotonic() + maxMs;
+  }
+
+  get isOver(): boolean {
+    return this.#clock.monotonic() >= this.#untilMs;
+  }
+
+  /** Resolves when all else has had its turn. */
+  async next(): Promise<void> {
+    await sleep(this.#clock, 0);
+    this.#untilMs = this.#clock.monotonic() + this.#maxMs;
+  }
+}
+
 /**
  * Settles as `promise` does, or rejects with `makeError()` when `limitMs` passes first. The promise
  * itself goes on; nobody hears of its end any more.

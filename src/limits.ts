@@ -89,6 +89,12 @@ export const TEXT_BYTES_MAX = 1024;
 /** TLS bytes that are read, and bytes that are encrypted, at a time. */
 export const TLS_READ_BYTES = 128 * KIB;
 export const TLS_WRITE_BYTES = 256 * KIB;
+/**
+ * How often OpenSSL may come back from a client's records without data, and once more for each MiB of data; from a key
+ * update it comes back twice. Each costs some 20 us of the one thread and an answer, which nobody has to take; clients
+ * send one after gigabytes, if at all.
+ */
+export const TLS_BARE_READS_MAX = 64;
 /** Both once more in OpenSSL, whose buffers are up to a third larger than what is in them, and 64 KiB for its session. */
 export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 3) + 64 * KIB;
 /** How long the socket of a quick client is asked for its next request before the server goes to sleep. */
@@ -157,11 +163,10 @@ export const JOURNAL_SHARE = DIRTY_SHARE + 1 / 2;
  * all the time may be more: half of what may be dirty.
  */
 export const SEAL_SHARE = 1 / 8;
-/**
- * Stripes with dirty blocks, or runs of zeroes, that are sealed unasked, however large the cache: sealed, and committed,
- * in one turn.
- */
+/** Stripes with dirty blocks, or runs of zeroes, that are sealed unasked, however large the cache: sealed in one turn. */
 export const SEAL_STRIPES_MAX = 4096;
+/** What is done in pieces (a large read or write, filling segments, a commit) gives way to all else after so long. */
+export const TURN_MS_MAX = 4;
 /** Zero runs not yet in the map; past it a trim waits for an upload. */
 export const ZERO_RUNS_MAX = 65_536;
 /** Patches of one stripe, then its next write brings it into the cache to be stored whole. */
@@ -180,6 +185,8 @@ export const EXTENT_STEPS_MAX = 65_536;
 export const DOWNLOADS_MAX = 32;
 /** Bytes of one GET that fetches neighbouring records: 2 MiB of data and their prefixes; 32 of them at once are 64 MiB. */
 export const GET_BYTES_MAX = 2 * MIB + 8 * KIB;
+/** What is fetched at a time because a client says that it will read it: half of those GETs, others have the other half. */
+export const PREFETCH_BYTES_MAX = DOWNLOADS_MAX / 2 * READ_CHUNK_BYTES_MAX;
 /** A gap between two records that is cheaper to read than a second GET: 30 ms are 1 MiB at 35 MB/s, and more costs memory. */
 export const GET_GAP_BYTES_MAX = 128 * KIB;
 /** Streams of sequential reads that are told apart. */

@@ -8,6 +8,8 @@
  * - Nothing here waits, and no failure is reported: what could not be done at once is left to `read` and `write`, which
  *   are Deno's, and say what is wrong. Deno's poll is edge-triggered and tries before it waits, so both ways mix.
  * - A descriptor is used only while its connection is open: `close` forgets it first.
+ * - `close` also fails a `write` that waits for a client which takes nothing. Deno's alone would leave it, and with it the
+ *   descriptor and what was to be written, for as long as the client likes.
  * Assumes: the connection is closed by this object alone; one thread; a sendNow only while no `write` is under way, a
  * receiveNow only while no `read` is.
  */
@@ -20,6 +22,7 @@ const SO_SNDBUF = 7;
 const SO_SNDBUFFORCE = 32;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
+const SHUT_RDWR = 2;
 /** struct msghdr in 32-bit words: where the list of places lies, and how many it has. Behind it lies our list. */
 const MSG_IOV = 4;
 const MSG_IOVLEN = 6;
@@ -77,6 +80,7 @@ export class DirectSocket {
   }
 
   close(): void {
+    if (this.#fd >= 0) this.#calls.shutDown(this.#fd);
     this.#fd = -1;
     this.#conn.close();
   }
@@ -88,6 +92,7 @@ function load() {
     sendmsg: { parameters: ["i32", "buffer", "i32"], result: "i32" },
     recvmsg: { parameters: ["i32", "buffer", "i32"], result: "i32" },
     setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+    shutdown: { parameters: ["i32", "i32"], result: "i32" },
   }).symbols;
 }
 
@@ -113,6 +118,11 @@ class SystemCalls {
   receive(fd: number, parts: readonly Uint8Array[]): number {
     this.#list(parts);
     return Math.max(0, this.#libc.recvmsg(fd, this.#message, MSG_DONTWAIT));
+  }
+
+  /** Both ways; what was sent before still leaves. */
+  shutDown(fd: number): void {
+    this.#libc.shutdown(fd, SHUT_RDWR);
   }
 
   /** As much as is allowed: net.core.wmem_max bounds it for who has no CAP_NET_ADMIN. */

@@ -7,6 +7,7 @@
  * Assumes: the device borrows `payload` for the call only.
  */
 
+import type { Clock } from "../clock.ts";
 import { messageOf } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
@@ -34,6 +35,7 @@ export interface AnswersOptions {
   inFlight: InFlight;
   share: Share;
   counts: ConnectionCounts;
+  clock: Clock;
   logger: Logger;
   /** Called when one that had to wait is answered. */
   onAnswered: () => void;
@@ -51,11 +53,11 @@ export class Answers {
   readonly #onAnswered: () => void;
 
   constructor(options: AnswersOptions) {
-    const { device, session, replies, inFlight, share } = options;
+    const { device, session, replies, inFlight, share, clock } = options;
     this.#device = device;
     this.#session = session;
     this.#replies = replies;
-    this.#reads = new Reads(device, session, replies, inFlight, share);
+    this.#reads = new Reads(device, session, replies, inFlight, share, clock);
     this.#inFlight = inFlight;
     this.#share = share;
     this.#counts = options.counts;

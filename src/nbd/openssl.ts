@@ -6,17 +6,21 @@
  *
  * Promises: nothing here does any I/O once the context is loaded, or waits. A session has a memory BIO for
  * each direction: TLS bytes go in by `feed` and come out by `takeOutput`. TLS 1.2 and 1.3, no renegotiation,
- * no resumption (each session has seen its client's certificate).
+ * no resumption (each session has seen its client's certificate). What a client makes it answer after the handshake is
+ * bounded (TLS_BARE_READS_MAX), so a client that takes no answer can't pile them up.
  * Assumes: one thread; what is passed in is used during the call only.
  */
 
 import { messageOf, UsageError } from "../errors.ts";
+import { MIB, TLS_BARE_READS_MAX } from "../limits.ts";
 import { ProtocolError } from "./codec.ts";
 
 const LIBRARY = "libssl.so.3";
 
 // The names and numbers of openssl/ssl.h, openssl/tls1.h and openssl/x509.h, 3.0.
 const SSL_FILETYPE_PEM = 1;
+const SSL_CTRL_CLEAR_MODE = 78;
+const SSL_MODE_AUTO_RETRY = 4n;
 const SSL_CTRL_SET_SESS_CACHE_MODE = 44;
 const SSL_SESS_CACHE_OFF = 0n;
 const SSL_CTRL_SET_MIN_PROTO_VERSION = 123;
@@ -52,10 +56,13 @@ const SYMBOLS = {
   SSL_get_verify_result: { parameters: ["pointer"], result: "i32" },
   BIO_s_mem: { parameters: [], result: "pointer" },
   BIO_new: { parameters: ["pointer"], result: "pointer" },
+  // its result has 64 bits, of which what a BIO here may hold needs the lower half only
+  BIO_ctrl_pending: { parameters: ["pointer"], result: "u32" },
   BIO_read: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
   BIO_write: { parameters: ["pointer", "buffer", "i32"], result: "i32" },
   ERR_clear_error: { parameters: [], result: "void" },
   ERR_peek_error: { parameters: [], result: "u64" },
+  ERR_peek_last_error: { parameters: [], result: "u64" },
   ERR_reason_error_string: { parameters: ["u64"], result: "pointer" },
   X509_verify_cert_error_string: { parameters: ["i64"], result: "pointer" },
 } as const;
@@ -102,6 +109,8 @@ export class TlsContext {
     ssl.SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
     ssl.SSL_CTX_ctrl(context, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF, null);
     ssl.SSL_CTX_set_num_tickets(context, 0n);
+    // SSL_read comes back from each record, also when there was no data in it.
+    ssl.SSL_CTX_ctrl(context, SSL_CTRL_CLEAR_MODE, SSL_MODE_AUTO_RETRY, null);
 
     const { certificate, key, clientAuthorities } = files;
     this.#load("tlscert", certificate, "certificates", (path) => {
@@ -142,7 +151,7 @@ export class TlsContext {
     }
     this.#ssl.ERR_clear_error();
     if (!load(new TextEncoder().encode(`${path}\0`) as Bytes)) {
-      refuse(reasonOf(this.#ssl) || "no PEM in it");
+      refuse(reasonOf(this.#ssl, this.#ssl.ERR_peek_error()) || "no PEM in it");
     }
   }
 }
@@ -154,6 +163,11 @@ export class TlsSession {
   readonly #output: Deno.PointerValue;
   /** Null once it is freed; no function of the library may see that. */
   #session: Deno.PointerValue;
+  /** Of data; and how often SSL_read came back from a record that had none. */
+  #dataBytes = 0;
+  #bareReads = 0;
+  /** Why nothing more can be read. */
+  #failed: ProtocolError | undefined = undefined;
 
   constructor(ssl: OpenSsl, context: Deno.PointerValue) {
     this.#ssl = ssl;
@@ -190,23 +204,39 @@ export class TlsSession {
 
   /** Decrypts what was fed into `bytes`; how many, 0 when it needs more, null when the peer has ended its side. */
   read(bytes: Uint8Array): number | null {
-    const session = this.#use();
+    if (this.#failed !== undefined) throw this.#failed;
     let filled = 0;
+    const session = this.#use();
+    let answered = this.#ssl.BIO_ctrl_pending(this.#output);
     // Each call gives one record, 16 KiB at most.
     while (filled < bytes.length) {
       const rest = bytes.subarray(filled) as Bytes;
       const count = this.#ssl.SSL_read(session, rest, rest.length);
       if (count > 0) {
         filled += count;
+        this.#dataBytes += count;
+        this.#ssl.ERR_clear_error();
         continue;
       }
-      if (filled > 0) break; // what stopped it will stop the next call too
       const error = this.#ssl.SSL_get_error(session, count);
-      if (error === SSL_ERROR_ZERO_RETURN) return null;
-      if (error !== SSL_ERROR_WANT_READ) throw this.#failure();
-      break;
+      if (error === SSL_ERROR_ZERO_RETURN) return filled > 0 ? filled : null;
+      if (error !== SSL_ERROR_WANT_READ) return this.#fail(this.#failure(), filled);
+      // A record that was answered, or has more behind it, was all there, and without data.
+      const before = answered;
+      answered = this.#ssl.BIO_ctrl_pending(this.#output);
+      if (answered === before && this.#ssl.BIO_ctrl_pending(this.#input) === 0) break;
+      if (++this.#bareReads > TLS_BARE_READS_MAX + this.#dataBytes / MIB) {
+        return this.#fail(new ProtocolError("TLS: too many records without data"), filled);
+      }
     }
     return filled;
+  }
+
+  /** Throws it; behind data that was read before it, the next `read` does. */
+  #fail(failure: ProtocolError, readBytes: number): number {
+    this.#failed = failure;
+    if (readBytes === 0) throw failure;
+    return readBytes;
   }
 
   /** Encrypts all of `bytes`. */
@@ -214,7 +244,7 @@ export class TlsSession {
     const session = this.#use();
     if (bytes.length === 0) return;
     const count = this.#ssl.SSL_write(session, bytes as Bytes, bytes.length);
-    if (count !== bytes.length) throw this.#failure();
+    if (count !== bytes.length) throw this.#failed ?? this.#failure();
   }
 
   /** Says that nothing more will be written (close_notify). */
@@ -236,7 +266,8 @@ export class TlsSession {
   }
 
   #failure(): ProtocolError {
-    const reason = reasonOf(this.#ssl) || "broken off";
+    // The last error is in terms of TLS; those before it are what its parts said.
+    const reason = reasonOf(this.#ssl, this.#ssl.ERR_peek_last_error()) || "broken off";
     const verified = this.#ssl.SSL_get_verify_result(this.#session);
     const why = verified === X509_V_OK
       ? ""
@@ -245,9 +276,9 @@ export class TlsSession {
   }
 }
 
-/** What the library says of its last failure; "" if nothing. */
-function reasonOf(ssl: OpenSsl): string {
-  return textAt(ssl.ERR_reason_error_string(ssl.ERR_peek_error()));
+/** What the library says of an error; "" if nothing. */
+function reasonOf(ssl: OpenSsl, error: bigint): string {
+  return textAt(ssl.ERR_reason_error_string(error));
 }
 
 function textAt(pointer: Deno.PointerValue): string {

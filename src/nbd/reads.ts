@@ -11,8 +11,9 @@
  * Promises: the chunks of a reply cover its range exactly, without overlap, and the last of them says so.
  */
 
+import { type Clock, Turn } from "../clock.ts";
 import { DamageError, messageOf } from "../errors.ts";
-import { KIB, READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
+import { BUSY_MS_MAX, KIB, READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
   DATA_CHUNK_HEAD_BYTES,
@@ -61,6 +62,7 @@ export class Reads {
   readonly #replies: ReplyQueue;
   readonly #inFlight: InFlight;
   readonly #share: Share;
+  readonly #clock: Clock;
 
   constructor(
     device: BlockDevice,
@@ -68,6 +70,7 @@ export class Reads {
     replies: ReplyQueue,
     inFlight: InFlight,
     share: Share,
+    clock: Clock,
   ) {
     this.#device = device;
     this.#isStructured = session.structuredReplies;
@@ -75,6 +78,7 @@ export class Reads {
     this.#replies = replies;
     this.#inFlight = inFlight;
     this.#share = share;
+    this.#clock = clock;
   }
 
   /** Answers in this turn, if that is possible. Throws what the device throws, having answered nothing. */
@@ -112,14 +116,18 @@ export class Reads {
     if (!this.#isStructured || (request.flags & NBD_CMD_FLAG_DF) !== 0) {
       return await this.#whole(cookie, offset, length, fail);
     }
-    const read: PiecewiseRead = { ...cookie, piecesLeft: 0, failures: new Map(), fail };
+    const last = Math.floor((offset + length - 1) / READ_CHUNK_BYTES_MAX);
+    const piecesLeft = last - Math.floor(offset / READ_CHUNK_BYTES_MAX) + 1;
+    const read: PiecewiseRead = { ...cookie, piecesLeft, failures: new Map(), fail };
     const pieces: Promise<void>[] = [];
+    this.#inFlight.holdBytes(this.#share, length);
+    const turn = new Turn(this.#clock, BUSY_MS_MAX);
     for (let at = offset; at < offset + length;) {
       const end = at - at % READ_CHUNK_BYTES_MAX + READ_CHUNK_BYTES_MAX;
       const pieceBytes = Math.min(end, offset + length) - at;
-      read.piecesLeft++;
       pieces.push(this.#piece(read, at, pieceBytes));
       at += pieceBytes;
+      if (turn.isOver) await turn.next();
     }
     await Promise.all(pieces);
   }
@@ -144,7 +152,6 @@ export class Reads {
   async #piece(read: PiecewiseRead, offset: number, length: number): Promise<void> {
     const piece = new Uint8Array(DATA_CHUNK_HEAD_BYTES + length);
     const data = piece.subarray(DATA_CHUNK_HEAD_BYTES);
-    this.#inFlight.holdBytes(this.#share, length);
     let parts: Part[];
     try {
       await this.#device.read(offset, data);

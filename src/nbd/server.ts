@@ -38,7 +38,7 @@ export interface ServerOptions {
   readOnly?: boolean;
   /** Where requests are counted, for who wants to know. */
   counts?: RequestCounts;
-  /** What a connection in clear is read and written by, if not by itself; it is told every one when it is accepted. */
+  /** What a connection is read and written by, if not by itself; it is told every one when it is accepted. */
   open?: (conn: Deno.Conn) => Socket;
   /** Where a connection whose client is quick waits for the next request, if not asleep. */
   busyPoll?: BusyPoll;
@@ -175,8 +175,9 @@ export class NbdServer {
       haggling[0].gaveWay = true;
       closeQuietly(haggling[0].socket);
     }
+    const socket = this.#open(conn);
     const connection: Connection = {
-      socket: tls === undefined ? this.#open(conn) : new TlsSocket(conn, tls),
+      socket: tls === undefined ? socket : new TlsSocket(socket, tls),
       address: addressOf(conn.remoteAddr),
       connectedAtMs: this.#clock.now(),
       isTls: tls !== undefined,
@@ -201,7 +202,7 @@ export class NbdServer {
     const begun = [...this.#connections].filter((one) => one.transmission);
     const served = begun.filter((one) => !one.gaveWay);
     if (served.length < CONNECTIONS_MAX) return true;
-    // A write that its client does not take keeps the socket open (no runtime call ends it): not without a bound.
+    // A write that its client does not take keeps a socket open that Deno alone closes: not without a bound.
     const holdsSocket = (one: Connection) => one.transmission!.isWriting;
     const held = begun.filter((one) => one.gaveWay && holdsSocket(one)).length;
     const free = served.filter((one) => held < CONNECTIONS_MAX || !holdsSocket(one));

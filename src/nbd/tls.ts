@@ -5,8 +5,8 @@
  * - What was read in clear stays read, everything behind it is TLS: no byte is taken for both. TLS bytes leave
  *   in the order in which they were made, one write of the socket at a time.
  * - Bounded memory: TLS_READ_BYTES of what has arrived, TLS_WRITE_BYTES of what is to leave. `write`
- *   waits for the socket, so it stops who writes; `read` takes nothing more from the socket while answers that TLS
- *   gave by itself (to a key update) have not left, so a client that takes none can't pile them up.
+ *   waits for the socket, so it stops who writes. `read` waits for no write: what TLS answers by itself (to a key
+ *   update) is little (openssl.ts).
  * - However it ends, `close` gives everything back.
  * Assumes: one `read` and one `write` at a time. That a stream ends without a close_notify is no error: NBD
  * says by itself when a client is done.
@@ -17,7 +17,7 @@ import type { TlsContext, TlsSession } from "./openssl.ts";
 import { type Socket, writeAll } from "./socket.ts";
 
 export class TlsSocket implements Socket {
-  readonly #conn: Deno.Conn;
+  readonly #conn: Socket;
   readonly #context: TlsContext;
   #session: TlsSession | undefined = undefined;
   emptied = 0;
@@ -26,7 +26,7 @@ export class TlsSocket implements Socket {
   /** Of what the session has made to be sent; undefined when all of it has left. */
   #sending: Promise<void> | undefined = undefined;
 
-  constructor(conn: Deno.Conn, context: TlsContext) {
+  constructor(conn: Socket, context: TlsContext) {
     this.#conn = conn;
     this.#context = context;
   }
@@ -58,8 +58,9 @@ export class TlsSocket implements Socket {
     }
     for (;;) {
       const count = session.read(bytes);
+      // a socket that takes nothing any more says so to who reads and writes
+      this.#send(session).catch(() => {});
       if (count !== 0) return count;
-      await this.#send(session);
       if (!(await this.#receive(session))) return null;
     }
   }

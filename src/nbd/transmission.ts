@@ -21,7 +21,7 @@
  * call only.
  */
 
-import { type Clock, within } from "../clock.ts";
+import { type Clock, sleep, within } from "../clock.ts";
 import {
   BUSY_MS_MAX,
   DRAIN_MS_MAX,
@@ -35,7 +35,13 @@ import { Answers } from "./answers.ts";
 import type { BusyPoll, Polled } from "./busy_poll.ts";
 import { ProtocolError, type Request } from "./codec.ts";
 import { refusalOf, type Session } from "./commands.ts";
-import { NBD_CMD_DISC, NBD_CMD_TRIM, NBD_CMD_WRITE, NBD_CMD_WRITE_ZEROES } from "./constants.ts";
+import {
+  NBD_CMD_DISC,
+  NBD_CMD_READ,
+  NBD_CMD_TRIM,
+  NBD_CMD_WRITE,
+  NBD_CMD_WRITE_ZEROES,
+} from "./constants.ts";
 import type { NbdError } from "./errno.ts";
 import { type InFlight, Share } from "./in_flight.ts";
 import { type Predecessor, Predecessors } from "./predecessors.ts";
@@ -48,9 +54,12 @@ function isChange(type: number): boolean {
   return type === NBD_CMD_WRITE || type === NBD_CMD_TRIM || type === NBD_CMD_WRITE_ZEROES;
 }
 
+/** Reads and writes between two looks at the clock, which takes as long as a tenth of one; anything else may take long. */
+const REQUESTS_A_LOOK = 16;
+
 /** How far a turn came with what has arrived. */
 const enum Progress {
-  /** One request was answered, or will be when the device is done: look at the next. */
+  /** A request was answered, or will be when the device is done: look at the next. */
   Served,
   /** The next request has not arrived whole. */
   Incomplete,
@@ -202,6 +211,10 @@ export class Transmission implements Predecessor, Polled {
       if (progress === Progress.Disconnected) return;
       this.#stalled = progress === Progress.Stalled;
       this.#noteWhetherStuck();
+      if (progress === Progress.Served) {
+        await sleep(this.#clock, 0);
+        continue;
+      }
       if (!this.#stalled) {
         if (this.#readError !== undefined) throw this.#readError;
         if (this.#reader.hasEnded || this.#stopping) return;
@@ -213,7 +226,10 @@ export class Transmission implements Predecessor, Polled {
     }
   }
 
-  /** Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it, or in time. */
+  /**
+   * Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it, or in
+   * time: `Served` says that there may be more that has arrived whole.
+   */
   #serveTurn(): Progress {
     const bytesMax = this.#reader.bytes + RECEIVE_BUFFER_BYTES;
     const untilMs = this.#clock.monotonic() + BUSY_MS_MAX;
@@ -229,12 +245,18 @@ export class Transmission implements Predecessor, Polled {
     }
   }
 
-  /** Serves all that has arrived whole. */
+  /** Serves all that has arrived whole, unless that takes too long. */
   #serveReceived(): Progress {
-    for (;;) {
+    // not the turn's: who sends all the time would be kept waiting for a timer with requests that are here
+    const untilMs = this.#clock.monotonic() + BUSY_MS_MAX;
+    for (let served = 1;; served++) {
       const progress = this.#serveRequest();
       if (progress !== Progress.Served) return progress;
       this.#moved++;
+      const { type } = this.#reader.request;
+      const isShort = type === NBD_CMD_READ || type === NBD_CMD_WRITE;
+      if (isShort && served % REQUESTS_A_LOOK !== 0) continue;
+      if (this.#clock.monotonic() >= untilMs) return progress;
     }
   }
 

@@ -84,7 +84,7 @@ export class CheckpointSchedule {
   }
 
   async #store(): Promise<boolean> {
-    while (this.#settleSome()) await sleep(this.#clock, 0);
+    while (this.#settleSome() || this.#flush.isCommitting) await sleep(this.#clock, 0);
     const seq = this.#flush.committedSeq;
     if (this.#contents.failure || seq === this.#checkpointer.newestSeq) return false;
     this.stop();

@@ -8,9 +8,9 @@
  * The verbs in read.ts, write.ts, trim.ts and flush.ts work on one `Contents`; every change is made within
  * one turn of the event loop, so that no other verb sees half of it.
  */
-import { type Clock, within } from "../clock.ts";
+import { type Clock, Turn, within } from "../clock.ts";
 import { TimeoutError } from "../errors.ts";
-import { BLOCK_BYTES, DIRTY_SHARE } from "../limits.ts";
+import { BLOCK_BYTES, DIRTY_SHARE, TURN_MS_MAX } from "../limits.ts";
 import type { StripeCache } from "./stripe_cache.ts";
 import type { StripeMap } from "./stripe_map.ts";
 import type { Zeroes } from "./zeroes.ts";
@@ -36,6 +36,7 @@ export class Contents {
   /**
    * @param ioTimeoutMs how long a request may wait for the bucket; undefined for as long as it takes
    * @param partBytes data in one part of a record
+   * @param turnMs what is done in pieces gives way to all else after so long
    */
   constructor(
     readonly cache: StripeCache,
@@ -44,6 +45,7 @@ export class Contents {
     readonly clock: Clock,
     readonly ioTimeoutMs?: number,
     readonly partBytes = cache.stripeBytes,
+    readonly turnMs = TURN_MS_MAX,
   ) {
     this.stripeBytes = cache.stripeBytes;
     this.blocksPerStripe = cache.blocksPerStripe;
@@ -132,6 +134,11 @@ export class Contents {
 
   assertAlive(): void {
     if (this.#failure) throw this.#failure;
+  }
+
+  /** For what is done in pieces: the turn that has just begun. */
+  turn(): Turn {
+    return new Turn(this.clock, this.turnMs);
   }
 
   /** True once a request that began to wait at `sinceMs` has had its `TimeoutError`. */

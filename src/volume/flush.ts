@@ -10,8 +10,9 @@
  * | fill   | an upload slot is free                                      | the next of the batch's stripes are copied |
  * |        |                                                             | into a segment with the next seq          |
  * | store  | at once, several at a time                                  | uploader.ts                               |
- * | commit | all segments of the batch, and every batch before, are      | the map takes the records in, pins are    |
- * |        | stored                                                      | given back, flushes are answered          |
+ * | commit | all segments of the batch, and every batch before, are      | the map takes the records in, some a      |
+ * |        | stored                                                      | turn; then pins are given back and        |
+ * |        |                                                             | flushes answered                          |
  *
  * Promise 2 rests on this: a flush is answered by the commit of a batch that was sealed after it came, or, if
  * nothing was dirty, of the newest one. Promise 3: batches are applied in order, each whole.
@@ -78,6 +79,7 @@ export class FlushPath {
   #storedBytes = 0;
   /** When the oldest change was made that no batch holds yet; Infinity if there is none. */
   #changedMs = Infinity;
+  #isCommitting = false;
 
   /**
    * @param flushAfterMs a change is sealed when it is so old, asked for or not
@@ -106,6 +108,11 @@ export class FlushPath {
     this.#sealStripes = Math.min(half, SEAL_STRIPES_MAX);
     const segments = Math.floor(slotCount * stripeBytes * SEAL_SHARE / segmentDataBytes);
     this.#sealBytes = Math.max(1, segments) * segmentDataBytes;
+  }
+
+  /** Whether the map has a part of a batch only. */
+  get isCommitting(): boolean {
+    return this.#isCommitting;
   }
 
   get committedSeq(): number {
@@ -192,11 +199,13 @@ export class FlushPath {
   }
 
   #pump(): void {
+    const turn = this.#contents.turn();
     while (this.#uploader.hasRoom && this.#contents.failure === null) {
       let batch = this.#batches.find((batch) => !isFilled(batch));
       if (!batch && this.#sealWanted && this.#contents.hasChanges) batch = this.#seal();
       if (!batch) break;
       this.#storeNext(batch);
+      if (turn.isOver) return void turn.next().then(() => this.#schedulePump());
     }
   }
 
@@ -325,24 +334,41 @@ export class FlushPath {
   // ---- commit
 
   /** Takes every batch that is stored, in order, into the map. */
-  #commit(): void {
-    const { cache, map, zeroes } = this.#contents;
-    if (this.#contents.failure) return;
+  async #commit(): Promise<void> {
+    if (this.#isCommitting) return;
+    const turn = this.#contents.turn();
     for (;;) {
       const batch = this.#batches[0];
-      if (!batch || !isFilled(batch) || batch.underWay > 0) return;
-      this.#batches.shift();
-      for (const { seq, objectBytes, records } of batch.segments) {
-        map.apply(seq, objectBytes, records);
-        this.#committedSeq = seq;
-        this.#storedBytes += objectBytes;
-      }
-      zeroes.commit(batch.zeroes);
-      for (const entry of batch.stripes) cache.committed(entry);
-      cache.wake();
-      batch.committed.resolve();
-      this.#onCommit();
+      if (this.#contents.failure || !batch) return;
+      if (!isFilled(batch) || batch.underWay > 0) return;
+      this.#isCommitting = true;
+      for (const _ of this.#applied(batch)) if (turn.isOver) await turn.next();
+      this.#isCommitting = false;
+      if (this.#contents.failure) return;
+      this.#committed(batch);
     }
+  }
+
+  /**
+   * The map takes in the batch, record by record. Nobody sees that it has a part of it only: what the batch holds is
+   * read from the cache, where it is pinned, and from `zeroes`; and a checkpoint waits.
+   */
+  *#applied(batch: Batch): Generator<void> {
+    for (const { seq, objectBytes, records } of batch.segments) {
+      yield* this.#contents.map.applySteps(seq, objectBytes, records);
+    }
+  }
+
+  #committed(batch: Batch): void {
+    const { cache, zeroes } = this.#contents;
+    this.#batches.shift();
+    this.#committedSeq = batch.segments.at(-1)!.seq;
+    for (const { objectBytes } of batch.segments) this.#storedBytes += objectBytes;
+    zeroes.commit(batch.zeroes);
+    for (const entry of batch.stripes) cache.committed(entry);
+    cache.wake();
+    batch.committed.resolve();
+    this.#onCommit();
   }
 
   /** Nothing more is stored, and no flush is answered: all of them, and every later verb, get `error`. */

@@ -6,7 +6,7 @@
  * them the more of it is in the cache already: as many blocks as that rounded up to a power of two, aligned. So whoever reads here and
  * there gets little more than he asked for, and whoever stays soon has all of the stripe.
  */
-import { BLOCK_BYTES } from "../limits.ts";
+import { BLOCK_BYTES, PREFETCH_BYTES_MAX } from "../limits.ts";
 import type { Done } from "./block_device.ts";
 import type { Contents, StripeRange } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
@@ -90,12 +90,31 @@ export class ReadPath {
     }
   }
 
-  /** Fetches what of the range is not in the cache; of a long one no more than a quarter of the cache takes. */
+  /**
+   * Fetches what of the range is not in the cache; of a long one no more than a quarter of the cache takes, one part
+   * after the other.
+   */
   prefetch(offset: number, length: number): Done {
     this.#contents.assertAlive();
     const { cache, stripeBytes } = this.#contents;
     const share = Math.floor(cache.slotCount / 4) * stripeBytes;
-    const ranges = this.#contents.toFetch(offset, offset + Math.min(length, share));
+    const end = offset + Math.min(length, share);
+    return end - offset <= PREFETCH_BYTES_MAX
+      ? this.#prefetchPart(offset, end)
+      : this.#prefetchParts(offset, end);
+  }
+
+  async #prefetchParts(offset: number, end: number): Promise<void> {
+    const turn = this.#contents.turn();
+    for (let at = offset; at < end; at += PREFETCH_BYTES_MAX) {
+      this.#contents.assertAlive();
+      await this.#prefetchPart(at, Math.min(end, at + PREFETCH_BYTES_MAX));
+      if (turn.isOver) await turn.next();
+    }
+  }
+
+  #prefetchPart(offset: number, end: number): Done {
+    const ranges = this.#contents.toFetch(offset, end);
     return ranges.length > 0 ? this.#contents.wait(this.#fetcher.fetch(ranges)) : undefined;
   }
 
@@ -112,7 +131,13 @@ export class ReadPath {
     const stripes = missing.length;
     for (let isFirst = true;; isFirst = false) {
       this.#contents.assertAlive();
-      missing = missing.filter(([stripe, from, part]) => !this.#copyOut(stripe, from, part));
+      const turn = this.#contents.turn();
+      const parts = missing;
+      missing = [];
+      for (const part of parts) {
+        if (!this.#copyOut(...part)) missing.push(part);
+        if (turn.isOver) await turn.next();
+      }
       if (isFirst) {
         this.hits += stripes - missing.length;
         this.misses += missing.length;

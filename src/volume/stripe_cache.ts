@@ -30,6 +30,8 @@ import { BlockBits } from "./block_bits.ts";
 import { type SealedStripe, SealedStripes } from "./sealed_stripes.ts";
 
 const SLAB_BYTES = 16 * MIB;
+/** Slots that are looked at, one behind the other, in the time in which one is searched by its stripe. */
+const LOOKS_A_SEARCH = 32;
 
 export class StripeCache {
   readonly slotCount: number;
@@ -322,30 +324,27 @@ export class StripeCache {
 
   /** Slots of stripes in [first, end): by number when they are few, else by looking at every slot. */
   *slotsOf(first: number, end: number): Generator<number> {
-    if (end - first <= this.#pinned.size + this.#clean.size) {
+    if ((end - first) * LOOKS_A_SEARCH <= this.slotCount) {
       for (let stripe = first; stripe < end; stripe++) {
-        const slot = this.find(stripe);
+        const slot = this.peek(stripe);
         if (slot >= 0) yield slot;
       }
       return;
     }
-    const slots = [...this.#pinned.values(), ...this.#clean.values()];
-    for (const slot of slots) {
-      if (this.#stripeOf[slot] >= first && this.#stripeOf[slot] < end) yield slot;
+    for (let slot = 0; slot < this.slotCount; slot++) {
+      const stripe = this.#stripeOf[slot];
+      // a free slot says what it was the last time
+      if (stripe >= first && stripe < end && this.peek(stripe) === slot) yield slot;
     }
   }
 
-  /** Stripes in [first, end) whose slot is pinned, in order: found as `slotsOf` does. */
+  /** Stripes in [first, end) whose slot is pinned, in order. */
   pinnedStripes(first: number, end: number): number[] {
-    if (end - first > this.#pinned.size) {
-      return [...this.#pinned.keys()].filter((stripe) => stripe >= first && stripe < end)
-        .sort((a, b) => a - b);
-    }
     const stripes: number[] = [];
-    for (let stripe = first; stripe < end; stripe++) {
-      if (this.#pinned.has(stripe)) stripes.push(stripe);
+    for (const slot of this.slotsOf(first, end)) {
+      if (this.#pins[slot] > 0) stripes.push(this.#stripeOf[slot]);
     }
-    return stripes;
+    return stripes.sort((a, b) => a - b);
   }
 
   #noLongerDirty(slot: number): void {

@@ -7,8 +7,8 @@
  * The stripes are kept a page of 4,096 at a time (map_page.ts), allocated when first written: 48 KiB a page, 192 MiB
  * for a full TiB with 64 KiB stripes.
  *
- * Only `apply` changes the map, with the records of one segment at a time, in seq order: at commit and at
- * replay alike.
+ * Only `apply` and `applySteps` change the map, with the records of one segment at a time, in seq order: at replay and
+ * at commit.
  *
  * Zeroes over whole pages take them out at once, by the thousand, and what they had out of the live bytes of segments
  * later, some pages a turn (`settle`): a trim of a full TiB would stop everything else for a second. Until then
@@ -118,10 +118,16 @@ export class StripeMap {
 
   /** Takes in the records of one stored segment. */
   apply(seq: number, objectBytes: number, records: SegmentRecord[]): void {
+    for (const _ of this.applySteps(seq, objectBytes, records));
+  }
+
+  /** The same, a record a step: one of zeroes may take a millisecond, for the stripes of two pages. */
+  *applySteps(seq: number, objectBytes: number, records: SegmentRecord[]): Generator<void> {
     this.segments.add(seq, objectBytes, 0);
     for (const record of records) {
       if (record.kind === RECORD_DATA) this.#applyData(seq, record);
       else this.#applyZeroes(record);
+      yield;
     }
   }
 

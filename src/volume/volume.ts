@@ -73,6 +73,8 @@ export interface VolumeOptions {
   takeover: boolean;
   /** Data in one segment, at least a stripe; undefined: SEGMENT_DATA_BYTES_MAX. */
   segmentDataBytes?: number;
+  /** What is done in pieces gives way to all else after so long; undefined: TURN_MS_MAX. */
+  turnMs?: number;
   /** Garbage that is left where it is, at least 4,096, for reclaim makes some itself; undefined: RECLAIM_BYTES_MIN. */
   garbageBytesMin?: number;
 }
@@ -201,6 +203,7 @@ export class Volume implements BlockDevice {
       clock,
       options.ioTimeoutMs,
       partBytesOf(info),
+      options.turnMs,
     );
     const { segmentDataBytes = SEGMENT_DATA_BYTES_MAX, garbageBytesMin = RECLAIM_BYTES_MIN } =
       options;

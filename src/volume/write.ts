@@ -102,6 +102,7 @@ export class WritePath {
   #writeOwn(offset: number, data: Uint8Array): Done {
     let written = 0;
     return this.#order.run(offset, offset + data.length, () => {
+      const turn = this.#contents.turn();
       while (written < data.length) {
         const at = offset + written;
         // pieces of a longer write end where stripes do, so that it fills whole stripes
@@ -112,6 +113,7 @@ export class WritePath {
         const blocked = this.attempt(at, data.subarray(written, end));
         if (blocked !== null) return blocked;
         written = Math.min(end, data.length);
+        if (written < data.length && turn.isOver) return turn.next();
       }
       return null;
     });

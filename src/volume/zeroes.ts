@@ -147,8 +147,12 @@ export class Zeroes {
 
 /** True if every byte is zero; the length is a multiple of 4,096. */
 export function isAllZero(data: Uint8Array): boolean {
-  if (data.byteOffset % 4 !== 0) return data.every((byte) => byte === 0);
-  const words = new Uint32Array(data.buffer, data.byteOffset, data.length / 4);
+  // words begin at multiples of four; what is before the first and behind the last is looked at byte by byte
+  const before = -data.byteOffset & 3;
+  const words = new Uint32Array(data.buffer, data.byteOffset + before, (data.length - before) >> 2);
   for (let at = 0; at < words.length; at++) if (words[at] !== 0) return false;
+  const behind = before + 4 * words.length;
+  for (let at = 0; at < before; at++) if (data[at] !== 0) return false;
+  for (let at = behind; at < data.length; at++) if (data[at] !== 0) return false;
   return true;
 }

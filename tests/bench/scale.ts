@@ -56,7 +56,16 @@ async function grow(shape: Shape): Promise<Row[]> {
   const { volumeBytes, stripeBytes, mappedStripes, order } = shape;
   const what = `${showBytes(volumeBytes)} in stripes of ${showBytes(stripeBytes)}, ` +
     `${mappedStripes.toLocaleString("en")} mapped ${order}`;
-  const { openSeconds, openCpuSeconds, residentBytes, peakBytes, idle, checkpoint, trim } = used;
+  const {
+    openSeconds,
+    openCpuSeconds,
+    residentBytes,
+    peakBytes,
+    idle,
+    checkpoint,
+    trimInRuns,
+    trim,
+  } = used;
   return [{
     what,
     result: `opened in **${openSeconds.toFixed(2)} s** (${openCpuSeconds.toFixed(2)} of ` +
@@ -69,6 +78,10 @@ async function grow(shape: Shape): Promise<Row[]> {
     result: `${checkpoint.seconds.toFixed(1)} s; longest turn ${turnOf(checkpoint)}; ` +
       `a hot read waits ${waitOf(checkpoint)}, without it ${waitOf(idle)}`,
     ...turnTarget(checkpoint),
+  }, {
+    what: `— ${trimInRuns.runs.toLocaleString("en")} runs of half a page of the map trimmed`,
+    result: `longest turn ${turnOf(trimInRuns)}`,
+    ...turnTarget(trimInRuns),
   }, {
     what: "— all of it trimmed",
     result: `longest turn ${turnOf(trim)}`,

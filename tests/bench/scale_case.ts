@@ -2,7 +2,7 @@
  * One case of scale.ts, in a process of its own so that its memory can be told: prints a line of JSON.
  *
  *   make DIRECTORY SHAPE     a volume with a checkpoint
- *   use DIRECTORY SHAPE      opens it, changes it until a checkpoint is stored, and trims all of it
+ *   use DIRECTORY SHAPE      opens it, changes it until a checkpoint is stored, trims much of it in pieces, then all of it
  *   reclaim SEGMENTS         opens a volume that is mostly garbage, and waits until reclaim has done its work
  */
 import { DirectoryBucket } from "../../src/bucket/directory_bucket.ts";
@@ -10,8 +10,10 @@ import { systemChance, systemClock } from "../../src/clock.ts";
 import {
   BLOCK_BYTES,
   CHECKPOINT_SEGMENTS,
+  MAP_PAGE_STRIPES,
   MIB,
   PATCHES_MAX,
+  SEAL_STRIPES_MAX,
   SEGMENTS_SMALL_MAX,
 } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
@@ -24,6 +26,11 @@ import { peakMemoryBytes, processorSeconds } from "./usage.ts";
 const CACHE_BYTES = 64 * MIB;
 /** Blocks of one flush of the client that writes while a checkpoint is stored. */
 const BLOCKS_A_FLUSH = 256;
+/** Runs that are trimmed, and stripes of each: less than a page of the map, and as many as are sealed together. */
+const TRIM_RUNS_MAX = SEAL_STRIPES_MAX / 2;
+const TRIM_RUN_STRIPES = MAP_PAGE_STRIPES / 2;
+/** What a client sends at a time. */
+const TRIMS_A_TURN = 64;
 const IDLE_MS = 2000;
 const SETTLE_MS = 3000;
 
@@ -39,6 +46,7 @@ export interface Used {
   peakBytes: number;
   idle: Turns;
   checkpoint: Turns & { seconds: number };
+  trimInRuns: Turns & { runs: number };
   trim: Turns;
 }
 
@@ -105,12 +113,36 @@ async function use(path: string, { volumeBytes, stripeBytes }: Shape): Promise<U
   const seconds = (performance.now() - checkpointAt) / 1000;
   const checkpoint = { ...meter.end(), seconds };
   meter = new TurnMeter(() => {});
+  const runBytes = TRIM_RUN_STRIPES * stripeBytes;
+  let runs = 0;
+  // a stripe apart, or they would be one
+  for (
+    let at = 0;
+    at + runBytes <= volumeBytes && runs < TRIM_RUNS_MAX;
+    at += runBytes + stripeBytes
+  ) {
+    await volume.trim(at, runBytes);
+    if (++runs % TRIMS_A_TURN === 0) await sleep(0);
+  }
+  await volume.flush();
+  await sleep(SETTLE_MS);
+  const trimInRuns = { ...meter.end(), runs };
+  meter = new TurnMeter(() => {});
   await volume.trim(0, volumeBytes);
   await volume.flush();
   await sleep(SETTLE_MS);
   const trim = meter.end();
   const peakBytes = peakMemoryBytes(Deno.pid);
-  return { openSeconds, openCpuSeconds, residentBytes, peakBytes, idle, checkpoint, trim };
+  return {
+    openSeconds,
+    openCpuSeconds,
+    residentBytes,
+    peakBytes,
+    idle,
+    checkpoint,
+    trimInRuns,
+    trim,
+  };
 }
 
 /** The roots there are, as one text. */

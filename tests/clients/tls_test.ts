@@ -4,24 +4,10 @@ import { Certificates } from "../support/certificates.ts";
 import { assertSurvivesRestart, configText, Drive, runElasticDrive } from "../support/drive.ts";
 import { type ProgramEnd, run, runProgram, runPython } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
-import { type TestBucket, testInBothBuckets, testInDirectory } from "../support/test_buckets.ts";
+import { secureUri, startSecure } from "../support/secure_drive.ts";
+import { testInBothBuckets, testInDirectory } from "../support/test_buckets.ts";
 
 const FAST = ["--connections=4", "--requests=64"];
-
-/** A drive that shows its certificate, and with `mutual` asks for the client's. */
-function startSecure(
-  bucket: TestBucket,
-  certificates: Certificates,
-  { mutual = true, size = "64M" } = {},
-): Promise<Drive> {
-  const server = { ...certificates.server, ...mutual && { tlsca: certificates.authority } };
-  return Drive.start({ bucket, size, tcp: true, server });
-}
-
-/** The drive's address for libnbd, with the certificates of a directory. */
-function secureUri(drive: Drive, directory: string): string {
-  return `nbds://localhost:${drive.port}?tls-certificates=${directory}`;
-}
 
 /** Options that have a program of QEMU use the certificates of a directory, and the drive as an image. */
 function qemuTls(directory: string, priority?: string): string[] {

@@ -9,7 +9,7 @@
 import { Buffer } from "node:buffer";
 import { setImmediate } from "node:timers";
 import type { Clock } from "../../src/clock.ts";
-import { BUSY_POLL_MS } from "../../src/limits.ts";
+import { BUSY_MS_MAX, BUSY_POLL_MS } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import { BusyPoll } from "../../src/nbd/busy_poll.ts";
 import { NBD_CMD_READ, NBD_CMD_WRITE } from "../../src/nbd/constants.ts";
@@ -23,7 +23,8 @@ import { Seed } from "../simulation/seed.ts";
 import { Client } from "../unit/nbd/session.ts";
 import { checkReplies } from "./check_replies.ts";
 import { apply, type Change, type Disk, type Expected, interpret } from "./reference.ts";
-import { type Frames, join, makeFrames, mutate } from "./sessions.ts";
+import { type Frames, join, makeFrames, mutate, u32 } from "./sessions.ts";
+import { isGone, type Spoil, spoilAtRandom, TlsFuzzConn, type TlsLink } from "./tls.ts";
 
 /** So that a read may cross READ_CHUNK_BYTES_MAX. */
 const SIZE_BYTES = (2 << 20) + (96 << 10);
@@ -41,11 +42,15 @@ export interface Totals {
   answers: number;
 }
 
+/** How clients reach the server; in clear unless it is by TLS. */
+export type MakeLink = (seed: Seed) => TlsLink;
+
 /** Lives through the seed. Throws, naming it, at the first thing that is not as it should be. */
-export async function fuzz(seedNumber: number): Promise<Totals> {
+export async function fuzz(seedNumber: number, makeLink?: MakeLink): Promise<Totals> {
   const totals: Totals = { sessions: 0, frames: 0, bytes: 0, answers: 0 };
   try {
-    const life = new Life(new Seed(seedNumber), SIZE_BYTES);
+    const seed = new Seed(seedNumber);
+    const life = new Life(seed, SIZE_BYTES, makeLink?.(seed));
     await life.begin();
     for (; totals.sessions < SESSIONS; totals.sessions++) {
       await life.session(life.plan(), totals);
@@ -55,31 +60,6 @@ export async function fuzz(seedNumber: number): Promise<Totals> {
     const where = `seed ${seedNumber}, session ${totals.sessions}, after ${totals.frames} frames`;
     throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
   }
-  return totals;
-}
-
-/**
- * Has clients send the first bytes of one session, as many as `cuts` says each, and go; both ways of going, with a device
- * that is quick and one that is not.
- */
-export async function cutAt(cuts: number[], make: (disk: Disk) => Frames): Promise<Totals> {
-  const totals: Totals = { sessions: 0, frames: 0, bytes: 0, answers: 0 };
-  const life = new Life(new Seed(1), 64 << 10);
-  await life.begin();
-  const bytes = join(...make(life.disk));
-  for (const cut of cuts.filter((cut) => cut <= bytes.length)) {
-    for (const slow of ["nothing", "changes"] as const) {
-      for (const isAbrupt of [false, true]) {
-        const plan = life.planOf(bytes.subarray(0, cut), isAbrupt, slow);
-        const where = `cut at ${cut}, ${slow} slow, ${isAbrupt ? "closed" : "shut down"}`;
-        await life.session(plan, totals).catch((error) => {
-          throw new Error(`${where}: ${error.message}`, { cause: error });
-        });
-        totals.sessions++;
-      }
-    }
-  }
-  await life.end();
   return totals;
 }
 
@@ -113,14 +93,23 @@ class FuzzClock implements Clock {
   }
 }
 
-/** Goes on when somebody looks, so that a few looks are what is waited awake. */
-class PollClock extends FuzzClock {
+/** Goes on by so much whenever somebody looks. */
+class PassingClock extends FuzzClock {
   #ms = 0;
 
+  constructor(readonly lookMs: number) {
+    super();
+  }
+
   override monotonic(): number {
-    return this.#ms += BUSY_POLL_MS / 8;
+    return this.#ms += this.lookMs;
   }
 }
+
+/** A few looks are what is waited awake. */
+const POLL_LOOK_MS = BUSY_POLL_MS / 8;
+/** A few are a turn, so that many end with whole requests left. */
+const TURN_LOOK_MS = BUSY_MS_MAX / 4;
 
 /** Fails wherever the disk is bad, does not always have a place for what arrives, and does not always say all it knows of its holes. */
 class FuzzDevice extends MemoryDevice {
@@ -148,7 +137,7 @@ class FuzzDevice extends MemoryDevice {
 /** What the device takes its time for. */
 type Slow = "nothing" | "reads" | "changes";
 
-interface Plan {
+interface Plan extends Attack {
   slow: Slow;
   /** The client closes without a word; else it ends its side and reads to the end. */
   isAbrupt: boolean;
@@ -156,17 +145,32 @@ interface Plan {
   expected: Expected;
 }
 
-class Life {
+/** What a client does by TLS besides: it spoils its handshake, or ends with what can't be taken. */
+export interface Attack {
+  spoil?: Spoil;
+  attack?: (conn: TlsFuzzConn) => Promise<void>;
+}
+
+/** Of what the client has sent some may come to nothing. */
+function mayLose({ isAbrupt, spoil, attack }: Attack & { isAbrupt: boolean }): boolean {
+  return isAbrupt || spoil !== undefined || attack !== undefined;
+}
+
+export class Life {
   readonly disk: Disk;
   readonly #device: FuzzDevice;
-  readonly #clock = new FuzzClock();
+  readonly #clock = new PassingClock(TURN_LOOK_MS);
   readonly #listener = new MemoryListener();
   readonly #server: NbdServer;
   /** What the disk holds. */
   readonly #contents: Uint8Array<ArrayBuffer>;
-  readonly #witness: Client;
+  #witness!: Client;
 
-  constructor(private readonly seed: Seed, sizeBytes: number) {
+  constructor(
+    private readonly seed: Seed,
+    sizeBytes: number,
+    private readonly link?: TlsLink,
+  ) {
     this.#contents = new Uint8Array(sizeBytes);
     const badStart = sizeBytes / 2 + seed.below(sizeBytes / 4);
     this.disk = {
@@ -174,6 +178,7 @@ class Life {
       sizeBytes,
       blockBytes: 4096,
       isFastKnown: true,
+      isSecure: link !== undefined,
       readOnly: seed.chance(0.1),
       bad: seed.chance(0.5) ? { start: 0, end: 0 } : { start: badStart, end: badStart + 5000 },
     };
@@ -183,12 +188,12 @@ class Life {
       description: "a disk among ill clients",
       readOnly: this.disk.readOnly,
       open: (conn) => this.#open(conn as unknown as MemoryConn),
-      busyPoll: new BusyPoll(new PollClock()),
+      busyPoll: new BusyPoll(new PassingClock(POLL_LOOK_MS)),
       clock: this.#clock,
       logger: silentLogger,
     });
-    this.#server.serve(this.#listener as unknown as Deno.Listener);
-    this.#witness = new Client(this.#listener.connect() as unknown as Deno.Conn);
+    if (link === undefined) this.#server.serve(this.#listener as unknown as Deno.Listener);
+    else link.serve(this.#server, this.#listener);
   }
 
   /** Every other connection can be read and written at once too, now and then in part. */
@@ -199,8 +204,13 @@ class Life {
   }
 
   async begin(): Promise<void> {
+    this.#witness = new Client(await this.#connect() as unknown as Deno.Conn);
     await this.#witness.handshake();
     this.#fill();
+  }
+
+  async #connect(spoil?: Spoil): Promise<MemoryConn | TlsFuzzConn> {
+    return await this.link?.connect(this.#listener, spoil) ?? this.#listener.connect();
   }
 
   async end(): Promise<void> {
@@ -230,7 +240,7 @@ class Life {
     this.#assertNothingLeft(1);
     this.#device.holds = () => false;
 
-    const isComplete = !plan.isAbrupt && expected.end !== "cut" && expected.restBytes === 0;
+    const isComplete = !mayLose(plan) && expected.end !== "cut" && expected.restBytes === 0;
     const knowsContents = plan.slow === "nothing";
     const strictness = { isComplete, knowsContents };
     totals.answers += checkReplies(replies, expected, this.disk.sizeBytes, strictness);
@@ -248,13 +258,26 @@ class Life {
     const isAbrupt = seed.chance(0.3);
     if (isAbrupt && seed.chance(0.7)) bytes = bytes.subarray(0, seed.below(bytes.length + 1));
     const slow = seed.pick<Slow>(["nothing", "nothing", "reads", "changes"]);
-    return this.planOf(bytes, isAbrupt, slow);
+    if (this.link === undefined) return this.planOf(bytes, isAbrupt, slow);
+    // its flags come before TLS
+    bytes = join(u32(3), bytes.subarray(4));
+    switch (seed.below(4)) {
+      case 0:
+        return this.planOf(bytes, isAbrupt, slow);
+      case 1:
+        return this.planOf(u32(3), isAbrupt, slow, { spoil: spoilAtRandom(seed) });
+      default: {
+        const part = bytes.subarray(0, 4 + seed.below(bytes.length));
+        return this.planOf(part, isAbrupt, slow, { attack: (conn) => conn.attack() });
+      }
+    }
   }
 
-  planOf(bytes: Uint8Array, isAbrupt: boolean, slow: Slow): Plan {
+  planOf(bytes: Uint8Array, isAbrupt: boolean, slow: Slow, attack: Attack = {}): Plan {
+    const how = { slow, isAbrupt, bytes, ...attack };
     // of a client that leaves not all may be done: then what is done is found out afterwards
-    const contents = isAbrupt ? this.#contents.slice() : this.#contents;
-    return { slow, isAbrupt, bytes, expected: interpret(bytes, this.disk, contents) };
+    const contents = mayLose(how) ? this.#contents.slice() : this.#contents;
+    return { ...how, expected: interpret(bytes, this.disk, contents) };
   }
 
   #holds(slow: Slow): (verb: Verb) => boolean {
@@ -264,9 +287,9 @@ class Life {
   }
 
   /** Sends it all, in pieces; returns what the server sent. */
-  async #converse({ bytes, isAbrupt }: Plan): Promise<Uint8Array> {
+  async #converse({ bytes, isAbrupt, spoil, attack }: Plan): Promise<Uint8Array> {
     const { seed } = this;
-    const conn = this.#listener.connect();
+    const conn = await this.#connect(spoil);
     const replies: Uint8Array[] = [];
     const taking = this.#take(conn, replies, seed.chance(0.2));
     try {
@@ -278,6 +301,7 @@ class Life {
         while (at < end) at += await conn.write(bytes.subarray(at, end));
         if (seed.chance(0.3)) await settle();
       }
+      if (conn instanceof TlsFuzzConn) await attack?.(conn);
       if (!isAbrupt) await conn.closeWrite();
     } catch (error) {
       if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
@@ -291,7 +315,11 @@ class Life {
     return join(...replies);
   }
 
-  async #take(conn: MemoryConn, replies: Uint8Array[], isSlow: boolean): Promise<void> {
+  async #take(
+    conn: MemoryConn | TlsFuzzConn,
+    replies: Uint8Array[],
+    isSlow: boolean,
+  ): Promise<void> {
     const buffer = new Uint8Array(65_536);
     try {
       for (;;) {
@@ -301,9 +329,7 @@ class Life {
         if (isSlow) await settle();
       }
     } catch (error) {
-      const isGone = error instanceof Deno.errors.ConnectionReset ||
-        error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted;
-      if (!isGone) throw error;
+      if (!isGone(error)) throw error;
     }
   }
 
@@ -337,18 +363,20 @@ class Life {
   }
 
   /** What reached the device is what should have, in that order; and so are the disk's contents. */
-  #checkDevice({ isAbrupt, slow, expected }: Plan): void {
+  #checkDevice(plan: Plan): void {
+    const { slow, expected } = plan;
+    const isPart = mayLose(plan);
     const isKnown = (call: string) =>
       !/^(read|prefetch)/.test(call) && (slow === "nothing" || call !== "flush 0 0");
     const made = this.#device.calls.filter(isKnown);
     const wanted = expected.device.map(show).filter(isKnown);
-    if (isAbrupt && made.length < wanted.length) wanted.length = made.length;
+    if (isPart && made.length < wanted.length) wanted.length = made.length;
     if (made.length !== wanted.length) {
       throw new Error(`the device saw ${made.length} of ${wanted.length} changes`);
     }
     const different = made.findIndex((call, index) => call !== wanted[index]);
     if (different >= 0) throw new Error(`not ${wanted[different]} but ${made[different]}`);
-    if (isAbrupt) this.#applyFirst(expected, made.filter((call) => call !== "flush 0 0").length);
+    if (isPart) this.#applyFirst(expected, made.filter((call) => call !== "flush 0 0").length);
     if (!Buffer.from(this.#contents.buffer).equals(this.#device.bytes)) {
       throw new Error("the disk does not hold what was written");
     }

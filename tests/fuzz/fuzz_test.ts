@@ -1,7 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { assertBugsHavePlace } from "../support/bug_hunt.ts";
+import { cutAt } from "./cuts.ts";
 import { FUZZER } from "./deliberate_bugs.ts";
-import { cutAt, fuzz } from "./fuzz.ts";
+import { fuzz } from "./fuzz.ts";
 import { everyFrame } from "./sessions.ts";
 
 /** A million frames and some more. */

@@ -28,6 +28,8 @@ export interface Disk {
   sizeBytes: number;
   blockBytes: number;
   readOnly: boolean;
+  /** NBD_OPT_STARTTLS has been answered already. */
+  isSecure?: boolean;
   /** What zeroing is fast is known: that of whole blocks; else any may be, or not. */
   isFastKnown: boolean;
   /** No request that touches these bytes succeeds. */
@@ -170,7 +172,10 @@ class Reference {
     if (isTooBig) {
       if (option === nbd.NBD_OPT_SET_META_CONTEXT) this.#contextOf = undefined;
       const tooBig = [nbd.NBD_REP_ERR_TOO_BIG, nbd.NBD_REP_ERR_INVALID];
-      return this.#owe(option, KNOWN_OPTIONS.includes(option) ? tooBig : [nbd.NBD_REP_ERR_UNSUP]);
+      return this.#owe(
+        option,
+        KNOWN_OPTIONS.includes(option) ? tooBig : [this.#refusalOfUnknown(option)],
+      );
     }
     switch (option) {
       case nbd.NBD_OPT_LIST:
@@ -186,8 +191,13 @@ class Reference {
       case nbd.NBD_OPT_SET_META_CONTEXT:
         return this.#metaContext(option, data);
       default:
-        return this.#owe(option, [nbd.NBD_REP_ERR_UNSUP]);
+        return this.#owe(option, [this.#refusalOfUnknown(option)]);
     }
+  }
+
+  #refusalOfUnknown(option: number): number {
+    const isAgain = option === nbd.NBD_OPT_STARTTLS && this.disk.isSecure;
+    return isAgain ? nbd.NBD_REP_ERR_INVALID : nbd.NBD_REP_ERR_UNSUP;
   }
 
   #owe(option: number, finals: number[], infos: number[] = []): "haggle" {

@@ -223,7 +223,7 @@ function edgeOffset(seed: Seed, disk: Disk, length: number): bigint {
 
 // ---- Encoding
 
-function request(
+export function request(
   type: number,
   flags: number,
   cookie: bigint,
@@ -243,7 +243,7 @@ function request(
   return bytes;
 }
 
-function option(number: number, data = new Uint8Array(0), length = data.length): Uint8Array {
+export function option(number: number, data = new Uint8Array(0), length = data.length): Uint8Array {
   return join(u32(nbd.IHAVEOPT_HIGH), u32(nbd.IHAVEOPT_LOW), u32(number), u32(length), data);
 }
 
@@ -283,6 +283,6 @@ function u16(value: number): Uint8Array {
   return Uint8Array.of(value >> 8, value & 0xff);
 }
 
-function u32(value: number): Uint8Array {
+export function u32(value: number): Uint8Array {
   return Uint8Array.of(value >>> 24, value >>> 16, value >>> 8, value);
 }

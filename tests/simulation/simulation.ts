@@ -84,6 +84,7 @@ class Simulation implements World {
       flushAfterMs: 5000,
       garbageBytesMin: seed.pick([4096, 4096, 16384, undefined]),
       segmentDataBytes: seed.pick([stripeBytes, 3 * stripeBytes, undefined]),
+      turnMs: seed.pick([0, undefined]),
       ioTimeoutMs: seed.pick([undefined, undefined, undefined, 4000]),
       takeover: false,
     };
@@ -251,8 +252,11 @@ class Simulation implements World {
     await event.happen();
   }
 
+  /** For one that has been fenced, too: what it was at has to end. */
   async #timePasses(): Promise<void> {
-    const awake = this.#living().filter((life) => !life.bucket.isPaused);
+    const awake = this.#lives.filter((life) =>
+      (!life.isOver || life.isFenced) && !life.bucket.isPaused
+    );
     if (awake.length === 0) return;
     const long = this.seed.chance(0.03);
     await this.seed.pick(awake).clock.advance(long ? CHECKPOINT_MS : this.seed.below(3000));

@@ -42,6 +42,17 @@ export class Certificates implements AsyncDisposable {
     return this.file("ca-cert.pem");
   }
 
+  /** The client's certificate as it would be if it had ended yesterday. */
+  async expired(): Promise<string> {
+    const [request, certificate] = [this.file("client-request.pem"), this.file("expired-cert.pem")];
+    const key = ["-key", this.file("client-key.pem")];
+    await run("openssl", ["req", "-new", ...key, "-subj", "/CN=client", "-out", request]);
+    const authority = ["-CA", this.authority, "-CAkey", this.file("ca-key.pem")];
+    const signed = ["-days", "-1", "-out", certificate];
+    await run("openssl", ["x509", "-req", "-in", request, ...authority, ...signed]);
+    return certificate;
+  }
+
   /** A directory with some of the files. */
   async only(...names: string[]): Promise<Scratch> {
     const scratch = await Scratch.make();

@@ -148,6 +148,19 @@ Deno.test("a socket that is closed sends and receives nothing, though another ha
   });
 });
 
+Deno.test("a write that a client does not take ends when its socket is closed, and gives the descriptor back", async () => {
+  await onBoth(async (listener) => {
+    const before = [...Deno.readDirSync("/proc/self/fd")].length;
+    const { client, server } = await connect(listener);
+    const written = assertRejects(() => writeAll(server, new Uint8Array(64 << 20)));
+    await client.read(new Uint8Array(1));
+    server.close();
+    await written;
+    client.close();
+    assertEquals([...Deno.readDirSync("/proc/self/fd")].length, before);
+  });
+});
+
 Deno.test("a client that has gone is no signal and no error here, and one where it is waited for", async () => {
   await onBoth(async (listener) => {
     const { client, server } = await connect(listener);

@@ -10,7 +10,7 @@ import { UsageError } from "../../../src/errors.ts";
 import {
   HANDSHAKE_MS_MAX,
   OPTION_BYTES_MAX,
-  TLS_READ_BYTES,
+  TLS_BARE_READS_MAX,
   TLS_WRITE_BYTES,
 } from "../../../src/limits.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
@@ -37,10 +37,10 @@ import { TlsContext, type TlsFiles } from "../../../src/nbd/openssl.ts";
 import { listenTcp, NbdServer } from "../../../src/nbd/server.ts";
 import { TlsSocket } from "../../../src/nbd/tls.ts";
 import { Certificates } from "../../support/certificates.ts";
-import { KeyUpdatingClient } from "../../support/key_updates.ts";
 import { ManualClock, settle } from "../../support/manual_clock.ts";
 import { MemoryDevice } from "../../support/memory_device.ts";
 import { run } from "../../support/programs.ts";
+import { loadTlsClient, TlsClient } from "../../support/tls_client.ts";
 import {
   Client,
   equal,
@@ -55,6 +55,7 @@ import {
   until,
 } from "./session.ts";
 
+loadTlsClient();
 const CERTIFICATES = await Certificates.make();
 globalThis.addEventListener("unload", () => {
   Deno.removeSync(CERTIFICATES.directory, { recursive: true });
@@ -389,35 +390,37 @@ test("a peer that takes nothing holds the writer up, after what is encrypted at 
   socket.close();
 });
 
-test("a peer that wants new keys without end and takes no answer is not read on", async () => {
-  const { near, socket, far } = await socketPair();
-  const peer = new KeyUpdatingClient();
-  await Promise.all([peer.handshake(near), socket.startTls()]);
-  const room = Promise.withResolvers<void>();
-  const write = far.write.bind(far);
-  far.write = async (bytes) => {
-    await room.promise;
-    return await write(bytes);
-  };
-  let readBytes = 0;
-  const read = far.read.bind(far);
-  far.read = async (bytes) => {
-    const count = await read(bytes);
-    readBytes += count ?? 0;
-    return count;
-  };
-  // 27 bytes each: all of them are twice what may be read at a time.
-  const sent = peer.keyUpdates(Math.ceil(2 * TLS_READ_BYTES / 27), "still here");
-  const received = takeAll(socket, "still here".length);
-  await new Client(near).send(sent);
-  await until(() => readBytes > 0, "the first of them");
-  await settle();
-  assert(readBytes <= TLS_READ_BYTES, `${readBytes} bytes were read`);
-  room.resolve();
-  assertEquals(new TextDecoder().decode(await received), "still here");
-  assertEquals(readBytes, sent.length);
-  near.close();
-  socket.close();
+test("a peer that wants new keys again and again is cut off, also when it takes its time", async () => {
+  for (const together of [TLS_BARE_READS_MAX, 1]) {
+    const { near, socket } = await socketPair();
+    using peer = new TlsClient();
+    await Promise.all([peer.handshake(near), socket.startTls()]);
+    const heard = async (text: string) => {
+      assertEquals(new TextDecoder().decode(await takeAll(socket, text.length)), text);
+    };
+    // Now and then it may, and more often when there is much to protect.
+    for (let count = 0; count < TLS_BARE_READS_MAX / 2; count++) {
+      await Promise.all([
+        new Client(near).send(peer.keyUpdates(1), peer.text("here")),
+        heard("here"),
+      ]);
+    }
+    for (let count = 0; count < 4; count++) {
+      const text = `${count}`.repeat(MIB / 2);
+      await Promise.all([new Client(near).send(peer.text(text)), heard(text)]);
+    }
+    await Promise.all([
+      new Client(near).send(peer.keyUpdates(1), peer.text("still")),
+      heard("still"),
+    ]);
+    const failed = assertRejects(() => heard("?"), ProtocolError, "too many records without data");
+    for (let count = 0; count < TLS_BARE_READS_MAX; count += together) {
+      await new Client(near).send(peer.keyUpdates(together));
+    }
+    await failed;
+    near.close();
+    socket.close();
+  }
 });
 
 test("a socket that was closed fails what waits for it and what comes after", async () => {

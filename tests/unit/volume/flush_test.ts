@@ -305,3 +305,27 @@ Deno.test("runs of zeroes are sealed before they are too many for one turn", asy
   assert(logKeys(bucket).length > 1);
   await volume.close();
 });
+
+Deno.test("a batch is taken into the map in many turns, and nobody sees a part of it", async () => {
+  const { volume, clock } = await openVolume({ turnMs: 0 });
+  volume.write(0, blocks(32, 1));
+  const written = volume.flush();
+  await clock.advance(0);
+  await written;
+  for (let stripe = 0; stripe < 8; stripe += 2) volume.trim(stripe * STRIPE_BYTES, STRIPE_BYTES);
+  const expected = Array.from({ length: 32 }, (_, block) => Math.floor(block / 4) % 2);
+  const trimmed = volume.flush();
+  let turns = 0;
+  const after = clock.after.bind(clock);
+  clock.after = (delayMs, callback) => {
+    if (delayMs === 0) turns++;
+    return after(delayMs, async () => {
+      assertEquals(await firstBytes(volume, 0, 32), expected);
+      callback();
+    });
+  };
+  await clock.advance(0);
+  await trimmed;
+  assert(turns >= 4, `four records in ${turns} turns`);
+  volume.abandon();
+});

@@ -173,7 +173,11 @@ Deno.test("stripes are found by range, few or many", () => {
   assertEquals(stripes(1, 3), [1]);
   assertEquals(stripes(0, 1e9), [1, 5, 1000]);
   assertEquals(stripes(2, 1000), [5]);
+  assertEquals(cache.pinnedStripes(0, 1e9), [5]);
   cache.unpin(cache.find(5));
+  cache.drop(5);
+  assertEquals(stripes(0, 1e9), [1, 1000], "not what a free slot had");
+  assertEquals(cache.pinnedStripes(0, 1e9), []);
 });
 
 Deno.test("the books balance whatever happens, and no slot is lost", () => {

@@ -132,6 +132,28 @@ Deno.test("a write longer than the whole cache is written", async () => {
   volume.abandon();
 });
 
+Deno.test("a long write and a long read are done in many turns", async () => {
+  const { volume, clock } = await openVolume({ turnMs: 0 });
+  let turns = 0;
+  const after = clock.after.bind(clock);
+  clock.after = (delayMs, callback) => {
+    if (delayMs === 0) turns++;
+    return after(delayMs, callback);
+  };
+  const turnsOf = async (begin: () => Promise<void> | undefined) => {
+    turns = 0;
+    const done = begin();
+    while (await stateOf(done) === "pending") await clock.advance(0);
+    return turns;
+  };
+  const data = blocks(40, 5);
+  assert(await turnsOf(() => volume.write(0, data)) >= 1, "two pieces");
+  const target = new Uint8Array(8 * 16 * KIB);
+  assert(await turnsOf(() => volume.read(0, target)) >= 8, "eight stripes");
+  assertEquals(target, data.slice(0, target.length));
+  volume.abandon();
+});
+
 Deno.test("a write is found whole or not at all after a crash at any moment", async () => {
   const { volume, bucket } = await openVolume({ cacheStripes: 64 });
   for (let at = 0; at < 6; at++) volume.write(at * STRIPE_BYTES, blocks(4, 1));
