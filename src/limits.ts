@@ -39,7 +39,7 @@ export const HANDSHAKES_MAX = 16;
  */
 export const STUCK_MS_MIN = 30_000;
 /**
- * A client that sends nothing for so long of a payload for which room is kept (one too large for the receive buffer) is
+ * A client that sends nothing for so long of a payload for which memory is kept (one too large for the receive buffer) is
  * cut off: two such payloads are all the room there is.
  */
 export const PAYLOAD_SILENCE_MS_MAX = 30_000;
@@ -65,6 +65,19 @@ export const IN_FLIGHT_REQUESTS_MAX = 1024;
  * was slower: it no longer fits the second-level cache (1 MiB) together with what the requests touch.
  */
 export const RECEIVE_BUFFER_BYTES = 448 * KIB;
+/**
+ * A payload of so much is received into places of the device, where it offers any. With less it costs more than the copy
+ * that it saves: the buffer takes all that a Unix socket holds (208 KiB) by one system call, and wakes the client
+ * once, instead of once for each payload.
+ */
+export const PLACED_BYTES_MIN = 256 * KIB;
+/**
+ * What is read at once with the rest of such a payload, and at first behind one: the next request's header. What comes
+ * with it is copied.
+ */
+export const PLACED_TAIL_BYTES = 4 * KIB;
+/** Places that one system call fills, or sends from; what is beyond them is not done at once. */
+export const PLACES_MAX = 64;
 /** Replies of one turn are joined in a buffer of this size: two of 256 KiB. A connection has two such buffers. */
 export const REPLY_BUFFER_BYTES = 544 * KIB;
 /** Extents in one block status reply, 8 bytes each: more are asked for again from where these end. */
@@ -137,6 +150,8 @@ export const WRITE_PIECE_BYTES_MAX = 8 * MIB;
  * on their way, one that waits ready or for what is stored out of order, and one that is written.
  */
 export const DIRTY_SHARE = 3 / 4;
+/** Share of the cache in which data of writes may lie while it arrives: 8 MiB of 64 MiB. What comes beside it is copied. */
+export const SPARE_SHARE = 1 / 8;
 /**
  * What a journal may take, by the size of the cache: what is dirty or sealed, and half of the cache for what is
  * rewritten before it is sealed, what waits for room, and a file that is stored but in part.

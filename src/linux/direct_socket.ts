@@ -13,7 +13,7 @@
  * Assumes: the connection is closed by this object alone; one thread; a sendNow only while no `write` is under way, a
  * receiveNow only while no `read` is.
  */
-import { SOCKET_SEND_BYTES } from "../limits.ts";
+import { PLACES_MAX, SOCKET_SEND_BYTES } from "../limits.ts";
 import { AcceptedDescriptors } from "./accepted_descriptors.ts";
 
 // <bits/socket.h>, <asm-generic/socket.h>, on x86-64 and arm64
@@ -28,8 +28,6 @@ const MSG_IOV = 4;
 const MSG_IOVLEN = 6;
 const MSGHDR_WORDS = 14;
 const IOVEC_WORDS = 4;
-/** A stripe each; what is beyond them is not done at once. */
-const PLACES_MAX = 64;
 
 /** What opens connections so; undefined where that can't be done. */
 export function directSockets(): ((conn: Deno.Conn) => DirectSocket | Deno.Conn) | undefined {

@@ -13,7 +13,7 @@ import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import { encodeBlockStatusChunk, encodeNoneChunk, errorReply } from "./chunk_codec.ts";
 import { type Cookie, encodeSimpleReply, type Request } from "./codec.ts";
-import { blockStatus, describe, perform, type Session } from "./commands.ts";
+import { blockStatus, describe, type Payload, perform, type Session } from "./commands.ts";
 import {
   BASE_ALLOCATION_ID,
   NBD_CMD_BLOCK_STATUS,
@@ -66,7 +66,7 @@ export class Answers {
   }
 
   /** Performs a request that is valid, and answers it now or later; false if there is no room for the answer. */
-  perform(request: Request, payload: Uint8Array): boolean {
+  perform(request: Request, payload: Payload): boolean {
     try {
       return this.#perform(request, payload);
     } catch (error) {
@@ -81,7 +81,7 @@ export class Answers {
     return true;
   }
 
-  #perform(request: Request, payload: Uint8Array): boolean {
+  #perform(request: Request, payload: Payload): boolean {
     if (request.type === NBD_CMD_BLOCK_STATUS) {
       const extents = blockStatus(this.#device, request);
       return this.#replyNow(request, encodeBlockStatusChunk(request, BASE_ALLOCATION_ID, extents));

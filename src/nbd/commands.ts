@@ -6,7 +6,7 @@
  */
 
 import { EXTENTS_MAX, REQUEST_BYTES_MAX } from "../limits.ts";
-import type { BlockDevice, Done, Extent } from "../volume/block_device.ts";
+import type { BlockDevice, Done, Extent, Place } from "../volume/block_device.ts";
 import type { Request } from "./codec.ts";
 import {
   NBD_CMD_BLOCK_STATUS,
@@ -115,17 +115,21 @@ export function refusalOf(
   }
 }
 
+/** The data of a write: borrowed, or where the device writes it from. */
+export type Payload = Uint8Array | Place;
+
 /**
  * Carries out a valid request, up to what FUA asks for; anything but block status, and but a read of more
  * than nothing.
  */
-export function perform(device: BlockDevice, request: Request, payload: Uint8Array): Done {
+export function perform(device: BlockDevice, request: Request, payload: Payload): Done {
   const { type, flags, offset, length } = request;
   if (type === NBD_CMD_FLUSH) return device.flush();
   if (length === 0) return undefined;
   if (type === NBD_CMD_CACHE) return device.prefetch(offset, length);
   let done: Done;
-  if (type === NBD_CMD_WRITE) done = device.write(offset, payload);
+  if (!(payload instanceof Uint8Array)) done = payload.write();
+  else if (type === NBD_CMD_WRITE) done = device.write(offset, payload);
   else if (type === NBD_CMD_TRIM) done = device.trim(offset, length);
   else done = device.zero(offset, length);
   if ((flags & NBD_CMD_FLAG_FUA) === 0) return done;

@@ -2,7 +2,8 @@
  * How much memory requests in flight hold, over all connections, and who may begin another.
  *
  * Counted are payloads of writes and replies of reads that don't pass through a connection's own
- * buffers: those that wait for the device, and those too large for the buffers. Promises:
+ * buffers: those that wait for the device, and those too large for the buffers, but not what has a place
+ * of the device. Promises:
  *
  * - In all they stay under IN_FLIGHT_BYTES_MAX, one request, and SMALL_REQUEST_BYTES for each of CONNECTIONS_MAX.
  * - A connection that holds nothing may begin a small request, and none may take more than half of the limit:

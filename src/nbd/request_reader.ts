@@ -4,13 +4,20 @@
  *   receiveHeader ──▶ request ──▶ receivePayload | dropPayload ──▶ finish ──▶ receiveHeader ...
  *
  * Each of the three says whether what it is about has arrived whole; if not, it is called again after the next
- * `read`. A payload that fits the buffer is lent from there, without a copy; a larger one gets a buffer
- * of its own, into which the socket is read straight away.
+ * `read`. A payload that fits the buffer is lent from there, without a copy. A large one is received into a place that
+ * the device offers for it, so that nobody has to copy it; one that does not fit the buffer gets memory
+ * of its own where there is no such place.
  *
+ * Promise: a place of the device is given up unless its payload was written, and nothing is put there later: only
+ * `receivePayload` and `readNow` do, which don't wait.
  * Assumes: one `read` at a time.
  */
 
+import { PLACED_BYTES_MIN, PLACED_TAIL_BYTES, PLACES_MAX } from "../limits.ts";
+import type { BlockDevice, Place } from "../volume/block_device.ts";
+import { ArrivingPayload } from "./arriving_payload.ts";
 import { parseRequest, Request } from "./codec.ts";
+import type { Payload } from "./commands.ts";
 import { NBD_CMD_WRITE, REQUEST_HEADER_BYTES } from "./constants.ts";
 import type { InFlight, Share } from "./in_flight.ts";
 import { ReceiveBuffer, type Socket } from "./socket.ts";
@@ -26,18 +33,29 @@ export class RequestReader {
 
   readonly #conn: Socket;
   #received: ReceiveBuffer;
+  readonly #device: BlockDevice;
   readonly #inFlight: InFlight;
   readonly #share: Share;
   /** `request` is one that is not finished. */
   #hasHeader = false;
   /** Bytes of the payload that were lent or have to be dropped yet. */
   #payloadBytes = 0;
-  #ownPayload: Uint8Array | undefined = undefined;
-  #ownFilled = 0;
+  #arriving: ArrivingPayload | undefined = undefined;
+  /** What of it counts as in flight. */
+  #heldBytes = 0;
+  /** Whether the request before was such a one: then the next is one, too, more often than not. */
+  #hadPlace = false;
 
-  constructor(conn: Socket, received: ReceiveBuffer, inFlight: InFlight, share: Share) {
+  constructor(
+    conn: Socket,
+    received: ReceiveBuffer,
+    device: BlockDevice,
+    inFlight: InFlight,
+    share: Share,
+  ) {
     this.#conn = conn;
     this.#received = received;
+    this.#device = device;
     this.#inFlight = inFlight;
     this.#share = share;
   }
@@ -58,29 +76,48 @@ export class RequestReader {
     return this.#conn.emptied ?? this.#emptied;
   }
 
-  /** A payload of its own is on its way: what it takes counts as in flight already. */
+  /** A payload that has memory of its own is on its way: what it takes counts as in flight already. */
   get holdsPayload(): boolean {
-    return this.#ownPayload !== undefined;
+    return this.#heldBytes > 0;
   }
 
   /** The payload of the request, empty for all but writes, borrowed until `finish`. */
-  receivePayload(): Uint8Array | undefined {
+  receivePayload(): Payload | undefined {
     const received = this.#received;
-    if (this.#ownPayload !== undefined) {
-      return this.#ownFilled === this.#ownPayload.length ? this.#ownPayload : undefined;
-    }
-    if (this.#payloadBytes <= received.length) {
-      return received.bytes.subarray(received.start, received.start + this.#payloadBytes);
-    }
-    if (this.#payloadBytes > received.bytes.length) {
-      this.#ownPayload = new Uint8Array(this.#payloadBytes);
-      this.#inFlight.holdBytes(this.#share, this.#payloadBytes);
+    if (this.#arriving === undefined) {
+      if (this.#payloadBytes <= received.length) {
+        return received.bytes.subarray(received.start, received.start + this.#payloadBytes);
+      }
+      const place = this.#placeOfDevice() ?? this.#ownPlace();
+      if (place === undefined) return undefined;
+      this.#arriving = new ArrivingPayload(place);
       this.#payloadBytes = 0;
-      this.#ownPayload.set(received.unread());
-      this.#ownFilled = received.length;
-      received.start = received.end;
     }
-    return undefined;
+    this.#arriving.take(received);
+    return this.#arriving.isWhole ? this.#arriving.place : undefined;
+  }
+
+  #placeOfDevice(): Place | undefined {
+    if (!this.#isDirect || this.#payloadBytes < PLACED_BYTES_MIN) return undefined;
+    return this.#device.place?.(this.request.offset, this.#payloadBytes);
+  }
+
+  /** For what the buffer can't hold. */
+  #ownPlace(): Place | undefined {
+    if (this.#payloadBytes <= this.#received.bytes.length) return undefined;
+    const bytes = new Uint8Array(this.#payloadBytes);
+    const { offset } = this.request;
+    this.#heldBytes = bytes.length;
+    this.#inFlight.holdBytes(this.#share, bytes.length);
+    return {
+      length: bytes.length,
+      parts: [bytes],
+      write: () => this.#device.write(offset, bytes),
+      giveUp: () => {
+        this.#inFlight.releaseBytes(this.#share, bytes.length);
+        this.#heldBytes = 0;
+      },
+    };
   }
 
   /** Drops what has arrived of the payload; true when that was all of it. */
@@ -96,39 +133,46 @@ export class RequestReader {
     this.#received.start += this.#payloadBytes;
     this.#payloadBytes = 0;
     this.#hasHeader = false;
-    this.#releaseOwn();
+    this.#hadPlace = this.#arriving !== undefined;
+    this.#giveUpPlace();
   }
 
   /** Takes what the socket has at this moment; false if that is nothing, or can't be told without waiting. */
   readNow(): boolean {
     if (this.#conn.receiveNow === undefined || this.hasEnded) return false;
-    const own = this.#ownPayload;
+    const arriving = this.#arriving;
     const space = this.#space();
-    const count = this.#conn.receiveNow([space]);
-    if (count > 0) this.#took(count, space, own);
+    const spaces = arriving ? [...arriving.rest, space].slice(0, PLACES_MAX) : [space];
+    const count = this.#conn.receiveNow(spaces);
+    if (count > 0) this.#took(count, spaces, arriving);
     return count > 0;
   }
 
   /** Reads from the socket once. */
   async read(): Promise<void> {
-    const own = this.#ownPayload;
-    const space = this.#space();
+    const arriving = this.#isDirect ? undefined : this.#arriving;
+    const space = arriving?.rest[0] ?? this.#space();
     const count = await this.#conn.read(space);
     if (count === null) this.hasEnded = true;
-    else this.#took(count, space, own);
+    else this.#took(count, [space], arriving);
   }
 
-  /** Where the next bytes go. */
+  /** Whether what can be had at once is had by `readNow`: then `read` need not bring more than the first of it. */
+  get #isDirect(): boolean {
+    return this.#conn.receiveNow !== undefined;
+  }
+
+  /** Where the next bytes go that have no place. */
   #space(): Uint8Array {
-    return this.#ownPayload?.subarray(this.#ownFilled) ??
-      this.#received.space(this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES);
+    const space = this.#received.space(this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES);
+    const isLarge = this.#arriving !== undefined || (this.#hadPlace && !this.#hasHeader);
+    return isLarge && this.#isDirect ? space.subarray(0, PLACED_TAIL_BYTES) : space;
   }
 
-  #took(count: number, space: Uint8Array, own: Uint8Array | undefined): void {
+  #took(count: number, spaces: Uint8Array[], arriving: ArrivingPayload | undefined): void {
     this.bytes += count;
-    if (count < space.length) this.#emptied++;
-    if (own === undefined) this.#received.end += count;
-    else this.#ownFilled += count;
+    if (count < spaces.reduce((sum, { length }) => sum + length, 0)) this.#emptied++;
+    this.#received.end += arriving?.arrived(count) ?? count;
   }
 
   /** Forgets what has arrived; whatever else does is of no interest. */
@@ -136,7 +180,7 @@ export class RequestReader {
     this.#received.start = this.#received.end = 0;
     this.#hasHeader = false;
     this.#payloadBytes = 0;
-    this.#releaseOwn();
+    this.#giveUpPlace();
   }
 
   /** Reads no more, and gives up the buffer. */
@@ -145,9 +189,8 @@ export class RequestReader {
     this.#received = new ReceiveBuffer(0);
   }
 
-  #releaseOwn(): void {
-    if (this.#ownPayload === undefined) return;
-    this.#inFlight.releaseBytes(this.#share, this.#ownPayload.length);
-    this.#ownPayload = undefined;
+  #giveUpPlace(): void {
+    this.#arriving?.place.giveUp();
+    this.#arriving = undefined;
   }
 }

@@ -124,7 +124,7 @@ export class Transmission implements Predecessor, Polled {
     this.#counts = counts;
     this.#clock = clock;
     if (conn.receiveNow !== undefined) this.#busyPoll = surroundings.busyPoll;
-    this.#reader = new RequestReader(conn, received, inFlight, this.#share);
+    this.#reader = new RequestReader(conn, received, device, inFlight, this.#share);
     this.#replies = new ReplyQueue(conn, this.#roomMade);
     this.#answers = new Answers({
       ...surroundings,

@@ -14,6 +14,18 @@ export interface Extent {
   isHole: boolean;
 }
 
+/** Memory of the device for the data of one write while it arrives: nobody reads, and nothing stores, what is in it. */
+export interface Place {
+  /** In bytes, over all parts. */
+  readonly length: number;
+  /** To be filled, one after the other. */
+  readonly parts: readonly Uint8Array[];
+  /** What `BlockDevice.write` does, with the data that lies here. If it returns, the place is used up. */
+  write(): Done;
+  /** Gives the place back, unless it is used up. */
+  giveUp(): void;
+}
+
 export interface BlockDevice {
   /** The export's size in bytes; it does not change while the device is open. */
   readonly sizeBytes: number;
@@ -38,6 +50,11 @@ export interface BlockDevice {
    * Overlapping writes take effect in the order of the calls.
    */
   write(offset: number, data: Uint8Array): Done;
+  /**
+   * A place for the data of a write that has begun to arrive, so that it need not be copied; to be written or given up.
+   * Undefined where that is not offered, or not now: then `write` it is.
+   */
+  place?(offset: number, length: number): Place | undefined;
   /** Gives up the whole blocks inside the range: they read as zeroes. */
   trim(offset: number, length: number): Done;
   /** Makes the range read as zeroes, to the byte. */

@@ -299,7 +299,7 @@ export class Fetcher {
     const wanted = (block: number) =>
       block < endBlock && fetch.sourceOf[block] === number &&
       !cache.isValid(fetch.slot, block);
-    cache.beforeOverwrite(fetch.slot);
+    cache.sealed.beforeOverwrite(fetch.slot);
     for (let block = firstBlock; block < endBlock; block++) {
       if (!wanted(block)) continue;
       let end = block + 1;

@@ -28,7 +28,7 @@ import {
 import type { Done } from "./block_device.ts";
 import type { Contents } from "./contents.ts";
 import { SegmentBuilder, type SegmentRecord } from "./segment.ts";
-import type { SealedStripe } from "./stripe_cache.ts";
+import type { SealedStripe } from "./sealed_stripes.ts";
 import type { Uploader } from "./uploader.ts";
 import { type BlockRuns, isAllZero } from "./zeroes.ts";
 
@@ -325,12 +325,12 @@ export class FlushPath {
     const { cache, blocksPerStripe } = this.#contents;
     for (let i = 0; i < entry.runs.length; i += 2) {
       const [first, count] = [entry.runs[i], entry.runs[i + 1]];
-      const bytes = cache.sealedBytes(entry, first, count);
+      const bytes = cache.sealed.bytes(entry, first, count);
       const firstBlock = entry.stripe * blocksPerStripe + first;
       if (isAllZero(bytes)) builder.addZeroes(firstBlock, count);
       else builder.addData(firstBlock, bytes);
     }
-    cache.copied(entry);
+    cache.sealed.copied(entry);
   }
 
   // ---- commit

@@ -4,11 +4,13 @@
  *            take              settle / unpin                 evicted, expired
  *   free ───────────▶ pinned ◀──────────────▶ clean ──────────────────────────▶ free
  *                       ▲         pin           │ (least recently used first)
- *                       └───────────────────────┘
+ *        takeSpares     └───────────────────────┘
+ *   free ───────────▶ spare ──takeOver──▶ pinned, in place of the slot that the stripe had
  *
  * | state  | what it means                                              | who moves it on                  |
  * | ------ | ---------------------------------------------------------- | -------------------------------- |
- * | free   | holds nothing                                              | `take`                           |
+ * | free   | holds nothing                                              | `take`, `takeSpares`             |
+ * | spare  | belongs to no stripe: a write's data arrives in it         | `takeOver`, `freeSpare`          |
  * | pinned | at least one pin: it has dirty blocks, a batch that is not | whoever holds the pin, by `unpin` |
  * |        | committed has sealed some of them, or a fetch is under way |                                  |
  * | clean  | every valid block is also in the bucket, or reads as zero  | `pin`, `take` (eviction), time   |
@@ -17,26 +19,15 @@
  *
  * Invariants (`checkInvariants`):
  *  - a dirty block is valid; a slot with dirty blocks is in `dirtySlots` and has a pin for it;
- *  - a slot is in exactly one of free, pinned, clean; a stripe has at most one slot;
+ *  - a slot is in exactly one of free, spare, pinned, clean; a stripe has at most one slot;
  *  - blocks that a batch has sealed but not copied into a segment yet are not overwritten before
- *    `beforeOverwrite` has saved them.
+ *    `sealed.beforeOverwrite` has saved them.
  */
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../clock.ts";
-import { BLOCK_BYTES, MIB } from "../limits.ts";
+import { BLOCK_BYTES, MIB, SPARE_SHARE } from "../limits.ts";
 import { BlockBits } from "./block_bits.ts";
-
-/** One stripe's part in a batch: which of its blocks, and where their bytes are until they are copied. */
-export interface SealedStripe {
-  readonly stripe: number;
-  readonly slot: number;
-  /** Runs of blocks inside the stripe: first, count, first, count, … */
-  readonly runs: number[];
-  /** The stripe's bytes as they were sealed, once the slot has been overwritten; else null. */
-  saved: Uint8Array | null;
-  /** True once the bytes are in a segment. */
-  copied: boolean;
-}
+import { type SealedStripe, SealedStripes } from "./sealed_stripes.ts";
 
 const SLAB_BYTES = 16 * MIB;
 /** Slots that are looked at, one behind the other, in the time in which one is searched by its stripe. */
@@ -50,6 +41,8 @@ export class StripeCache {
   readonly dirtySlots = new Set<number>();
   /** Dirty blocks in all. */
   dirtyBlocks = 0;
+  /** What batches have yet to copy. */
+  readonly sealed = new SealedStripes((slot) => this.bytes(slot, 0, this.stripeBytes));
   /** Stripes in batches that are not committed; a slot in two batches counts twice. */
   sealedStripes = 0;
 
@@ -62,8 +55,8 @@ export class StripeCache {
   readonly #pinned = new Map<number, number>();
   readonly #clean: LRUCache<number, number>;
   readonly #free: number[] = [];
-  /** Sealed stripes whose bytes still lie in the slot alone. */
-  readonly #uncopied = new Map<number, SealedStripe[]>();
+  readonly #spares = new Set<number>();
+  readonly #sparesMax: number;
   readonly #fetching = new Set<number>();
   #waiters: (() => void)[] = [];
 
@@ -73,6 +66,7 @@ export class StripeCache {
    */
   constructor(slotCount: number, stripeBytes: number, ttlMs: number, clock: Clock) {
     this.slotCount = slotCount;
+    this.#sparesMax = Math.floor(slotCount * SPARE_SHARE);
     this.stripeBytes = stripeBytes;
     this.blocksPerStripe = stripeBytes / BLOCK_BYTES;
     this.#slotsPerSlab = Math.min(slotCount, SLAB_BYTES / stripeBytes);
@@ -125,17 +119,22 @@ export class StripeCache {
    * back; -1 if every slot is pinned (`roomMade` tells when to try again).
    */
   take(stripe: number): number {
-    let slot = this.#free.pop();
-    if (slot === undefined) {
-      this.#clean.pop();
-      slot = this.#free.pop();
-      if (slot === undefined) return -1;
-    }
+    const slot = this.#takeFree();
+    if (slot >= 0) this.#give(slot, stripe);
+    return slot;
+  }
+
+  #takeFree(): number {
+    if (this.#free.length === 0) this.#clean.pop();
+    return this.#free.pop() ?? -1;
+  }
+
+  /** It is pinned, and the pin is the caller's. */
+  #give(slot: number, stripe: number): void {
     this.#stripeOf[slot] = stripe;
     this.#valid.clear(slot, 0, this.blocksPerStripe);
     this.#pins[slot] = 1;
     this.#pinned.set(stripe, slot);
-    return slot;
   }
 
   pin(slot: number): void {
@@ -161,6 +160,39 @@ export class StripeCache {
     if (slot === undefined) return;
     this.#clean.delete(stripe);
     this.#free.push(slot);
+  }
+
+  /** So many spare slots, for what `takeOver` is to make stripes; undefined if there are not, or would be too many. */
+  takeSpares(count: number): number[] | undefined {
+    if (this.#spares.size + count > this.#sparesMax || this.available < count) return undefined;
+    const slots = Array.from({ length: count }, () => this.#takeFree());
+    for (const slot of slots) this.#spares.add(slot);
+    return slots;
+  }
+
+  /** Gives a spare slot back that no stripe is to have. */
+  freeSpare(slot: number): void {
+    this.#spares.delete(slot);
+    this.#free.push(slot);
+    this.wake();
+  }
+
+  /**
+   * Makes a spare slot that of the stripe, all of it dirty, and frees the one that the stripe had. False, and nothing
+   * has changed, if that one can't go: a batch or a fetch has it.
+   */
+  takeOver(stripe: number, spare: number): boolean {
+    const slot = this.find(stripe);
+    if (slot >= 0) {
+      const ownPins = this.hasDirty(slot) ? 1 : 0;
+      if (this.#pins[slot] > ownPins) return false;
+      this.invalidate(slot, 0, this.blocksPerStripe);
+    }
+    this.#spares.delete(spare);
+    this.#give(spare, stripe);
+    this.setDirty(spare, 0, this.blocksPerStripe);
+    this.unpin(spare);
+    return true;
   }
 
   /** Resolves at the next change after which `take` or a bound on dirty slots may have room. */
@@ -197,16 +229,6 @@ export class StripeCache {
   bytes(slot: number, from: number, to: number): Uint8Array {
     const base = (slot % this.#slotsPerSlab) * this.stripeBytes;
     return this.#slabs[Math.floor(slot / this.#slotsPerSlab)].subarray(base + from, base + to);
-  }
-
-  /** To be called before any byte of the slot changes: saves what a batch has yet to copy. */
-  beforeOverwrite(slot: number): void {
-    if (this.#uncopied.size === 0) return;
-    const entries = this.#uncopied.get(slot);
-    if (!entries) return;
-    this.#uncopied.delete(slot);
-    const saved = this.bytes(slot, 0, this.stripeBytes).slice();
-    for (const entry of entries) entry.saved = saved;
   }
 
   // ---- valid and dirty
@@ -260,7 +282,7 @@ export class StripeCache {
 
   /** Fills blocks with zeroes and marks them valid, and dirty no more. */
   zeroFill(slot: number, firstBlock: number, blockCount: number): void {
-    this.beforeOverwrite(slot);
+    this.sealed.beforeOverwrite(slot);
     this.bytes(slot, firstBlock * BLOCK_BYTES, (firstBlock + blockCount) * BLOCK_BYTES).fill(0);
     this.setValid(slot, firstBlock, blockCount);
     if (!this.dirtySlots.has(slot)) return;
@@ -282,27 +304,8 @@ export class StripeCache {
     this.dirtySlots.delete(slot);
     this.sealedStripes++;
     const entry = { stripe: this.#stripeOf[slot], slot, runs, saved: null, copied: false };
-    const entries = this.#uncopied.get(slot);
-    if (entries) entries.push(entry);
-    else this.#uncopied.set(slot, [entry]);
+    this.sealed.add(entry);
     return entry;
-  }
-
-  /** The sealed bytes of a run, until `copied`. */
-  sealedBytes(entry: SealedStripe, firstBlock: number, blockCount: number): Uint8Array {
-    const from = firstBlock * BLOCK_BYTES;
-    const to = (firstBlock + blockCount) * BLOCK_BYTES;
-    return entry.saved?.subarray(from, to) ?? this.bytes(entry.slot, from, to);
-  }
-
-  /** The entry's bytes are in a segment: its slot may be overwritten without saving them. */
-  copied(entry: SealedStripe): void {
-    entry.copied = true;
-    entry.saved = null;
-    const rest = this.#uncopied.get(entry.slot)?.filter((other) => other !== entry);
-    if (rest === undefined) return;
-    if (rest.length > 0) this.#uncopied.set(entry.slot, rest);
-    else this.#uncopied.delete(entry.slot);
   }
 
   /** The entry's batch is in the map: its pin is given back. */
@@ -360,8 +363,8 @@ export class StripeCache {
     };
     this.#clean.purgeStale();
     let dirtyBlocks = 0;
-    const seen = new Set<number>([...this.#free]);
-    if (seen.size !== this.#free.length) fail("a slot is free twice");
+    const seen = new Set<number>([...this.#free, ...this.#spares]);
+    if (seen.size !== this.#free.length + this.#spares.size) fail("a slot is free twice");
     for (const [stripe, slot] of [...this.#pinned, ...this.#clean.entries()]) {
       if (seen.has(slot)) fail(`slot ${slot} has two places`);
       seen.add(slot);

@@ -20,7 +20,7 @@ import {
   STRIPE_BYTES_DEFAULT,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
-import type { BlockDevice, Done, Extent } from "./block_device.ts";
+import type { BlockDevice, Done, Extent, Place } from "./block_device.ts";
 import { ChangeOrder } from "./change_order.ts";
 import { Checkpointer } from "./checkpoint.ts";
 import { CheckpointSchedule } from "./checkpoint_schedule.ts";
@@ -275,6 +275,11 @@ export class Volume implements BlockDevice {
   write(offset: number, data: Uint8Array): Done {
     this.#requests++;
     return this.#write.write(offset, data);
+  }
+
+  place(offset: number, length: number): Place | undefined {
+    this.#requests++;
+    return this.#write.place(offset, length);
   }
 
   trim(offset: number, length: number): Done {

@@ -6,9 +6,12 @@
  * bound on dirty stripes is reached (the write waits for an upload, and is never refused).
  *
  * A piece of up to `pieceBytes` is made in one turn, so that one batch has all of it or nothing.
+ *
+ * Data for whole stripes can arrive in spare slots of the cache (`place`). When it is written the stripes have these slots,
+ * and nothing is copied, unless a batch or a fetch has the slot that a stripe had, or the write has to wait.
  */
 import { BLOCK_BYTES, WRITE_PIECE_BYTES_MAX, ZERO_RUNS_MAX } from "../limits.ts";
-import type { Done } from "./block_device.ts";
+import type { Done, Place } from "./block_device.ts";
 import type { Blocked, ChangeOrder } from "./change_order.ts";
 import type { Contents, StripeRange } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
@@ -40,21 +43,77 @@ export class WritePath {
         return undefined;
       }
     }
-    const copy = data.slice();
+    return this.#writeOwn(offset, data.slice());
+  }
+
+  /** A place for whole stripes, if there are spare slots for them and no change waits. */
+  place(offset: number, length: number): Place | undefined {
+    const { cache, stripeBytes } = this.#contents;
+    if (offset % stripeBytes !== 0 || length % stripeBytes !== 0) return undefined;
+    if (length > this.#pieceBytes || !this.#order.isIdle) return undefined;
+    const spares = cache.takeSpares(length / stripeBytes);
+    if (spares === undefined) return undefined;
+    const parts = spares.map((spare) => cache.bytes(spare, 0, stripeBytes));
+    let isUsedUp = false;
+    const giveUp = () => {
+      if (isUsedUp) return;
+      isUsedUp = true;
+      for (const spare of spares) cache.freeSpare(spare);
+    };
+    const write = () => {
+      this.#contents.assertAlive();
+      isUsedUp = this.#trySpares(offset / stripeBytes, spares);
+      if (isUsedUp) return undefined;
+      const data = new Uint8Array(length);
+      parts.forEach((part, index) => data.set(part, index * stripeBytes));
+      const done = this.#writeOwn(offset, data);
+      giveUp();
+      return done;
+    };
+    return { length, parts, write, giveUp };
+  }
+
+  /** Writes what lies in spare slots to the stripes from `first` on, in this turn, or touches nothing if it has to wait. */
+  #trySpares(first: number, spares: readonly number[]): boolean {
+    const { cache, roomStripes } = this.#contents;
+    if (!this.#order.isIdle) return false;
+    const isDirty = (_: number, index: number) => {
+      const slot = cache.find(first + index);
+      return slot >= 0 && cache.hasDirty(slot);
+    };
+    if (spares.length - spares.filter(isDirty).length > roomStripes) return false;
+    spares.forEach((spare, index) => this.#moveIn(first + index, spare));
+    this.#onChanged();
+    return true;
+  }
+
+  #moveIn(stripe: number, spare: number): void {
+    const { cache, blocksPerStripe, stripeBytes } = this.#contents;
+    const data = cache.bytes(spare, 0, stripeBytes);
+    const slot = cache.find(stripe);
+    if (!this.#tryZeroes(stripe, slot, 0, data)) {
+      if (cache.takeOver(stripe, spare)) return this.#notZero(stripe, 0, blocksPerStripe);
+      this.#copyInto(stripe, slot, 0, data);
+    }
+    cache.freeSpare(spare);
+  }
+
+  /** Writes `data`, which nobody else has, now or when its turn has come. */
+  #writeOwn(offset: number, data: Uint8Array): Done {
     let written = 0;
     return this.#order.run(offset, offset + data.length, () => {
       const turn = this.#contents.turn();
-      while (written < copy.length) {
+      while (written < data.length) {
         const at = offset + written;
         // pieces of a longer write end where stripes do, so that it fills whole stripes
-        const isPiece = copy.length <= this.#pieceBytes;
+        const isPiece = data.length <= this.#pieceBytes;
         const end = isPiece
-          ? copy.length
+          ? data.length
           : written + this.#pieceBytes - at % this.#contents.stripeBytes;
-        const blocked = this.attempt(at, copy.subarray(written, end));
+        const blocked = this.attempt(at, data.subarray(written, end));
         if (blocked !== null) return blocked;
-        written = Math.min(end, copy.length);
-        if (written < copy.length && turn.isOver) return turn.next();
+        written = Math.min(end, data.length);
+        if (written < data.length && turn.isOver) return turn.next();
       }
       return null;
     });
@@ -145,31 +204,46 @@ export class WritePath {
   }
 
   #copyStripe(stripe: number, slot: number, from: number, data: Uint8Array): void {
+    if (this.#tryZeroes(stripe, slot, from, data)) return;
+    if (slot >= 0) return this.#copyInto(stripe, slot, from, data);
+    const { cache } = this.#contents;
+    const taken = cache.take(stripe);
+    this.#copyInto(stripe, taken, from, data);
+    cache.unpin(taken);
+  }
+
+  /** A run of zeroes takes no slot, and a GiB of it one record: true if it was made. */
+  #tryZeroes(stripe: number, slot: number, from: number, data: Uint8Array): boolean {
+    if (data[0] !== 0) return false;
     const { cache, zeroes, blocksPerStripe } = this.#contents;
+    if (slot >= 0 && cache.hasDirty(slot) || zeroes.count >= ZERO_RUNS_MAX) return false;
+    if (!isAligned(from, data) || !isAllZero(data)) return false;
+    const first = stripe * blocksPerStripe + from / BLOCK_BYTES;
+    zeroBlocks(this.#contents, first, first + data.length / BLOCK_BYTES);
+    return true;
+  }
+
+  #copyInto(stripe: number, slot: number, from: number, data: Uint8Array): void {
+    const { cache } = this.#contents;
     const to = from + data.length;
-    const aligned = from % BLOCK_BYTES === 0 && to % BLOCK_BYTES === 0;
-    const mayBeRun = aligned && (slot < 0 || !cache.hasDirty(slot)) && zeroes.count < ZERO_RUNS_MAX;
-    if (data[0] === 0 && mayBeRun && isAllZero(data)) {
-      // a run of zeroes takes no slot, and a GiB of it one record
-      const first = stripe * blocksPerStripe + from / BLOCK_BYTES;
-      zeroBlocks(this.#contents, first, first + data.length / BLOCK_BYTES);
-      return;
-    }
-    const taken = slot < 0;
-    if (taken) slot = cache.take(stripe);
-    cache.beforeOverwrite(slot);
+    cache.sealed.beforeOverwrite(slot);
     const first = Math.floor(from / BLOCK_BYTES);
     const last = Math.floor((to - 1) / BLOCK_BYTES);
-    if (!aligned) {
+    if (!isAligned(from, data)) {
       // a block written in part is valid, or known to be zero
       this.#zeroIfInvalid(slot, first);
       this.#zeroIfInvalid(slot, last);
     }
     cache.bytes(slot, from, to).set(data);
     cache.setDirty(slot, first, last - first + 1);
+    this.#notZero(stripe, first, last + 1);
+  }
+
+  /** Blocks of the stripe are in the cache, and zero no more. */
+  #notZero(stripe: number, first: number, end: number): void {
+    const { zeroes, blocksPerStripe } = this.#contents;
     const begin = stripe * blocksPerStripe;
-    if (zeroes.pending.count > 0) zeroes.pending.remove(begin + first, begin + last + 1);
-    if (taken) cache.unpin(slot);
+    if (zeroes.pending.count > 0) zeroes.pending.remove(begin + first, begin + end);
   }
 
   #zeroIfInvalid(slot: number, block: number): void {
@@ -177,6 +251,11 @@ export class WritePath {
     if (cache.isValid(slot, block)) return;
     cache.bytes(slot, block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES).fill(0);
   }
+}
+
+/** Whether data at `from` of a stripe is whole blocks. */
+function isAligned(from: number, data: Uint8Array): boolean {
+  return from % BLOCK_BYTES === 0 && data.length % BLOCK_BYTES === 0;
 }
 
 /** The longest write that one turn makes: half of what may be dirty, so that one can be uploaded meanwhile. */

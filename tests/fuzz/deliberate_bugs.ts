@@ -30,8 +30,14 @@ const BUGS: Bug[] = [
   {
     what: "a payload that was given up stays counted",
     file: "request_reader.ts",
-    from: "    this.#inFlight.releaseBytes(this.#share, this.#ownPayload.length);\n",
+    from: "        this.#inFlight.releaseBytes(this.#share, bytes.length);\n",
     to: "",
+  },
+  {
+    what: "what was received behind a payload that has a place is lost",
+    file: "arriving_payload.ts",
+    from: "    return count;\n",
+    to: "    return 0;\n",
   },
   {
     what: "what waits for the device when the client goes is forgotten",

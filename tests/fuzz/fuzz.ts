@@ -15,7 +15,7 @@ import { BusyPoll } from "../../src/nbd/busy_poll.ts";
 import { NBD_CMD_READ, NBD_CMD_WRITE } from "../../src/nbd/constants.ts";
 import { NbdServer } from "../../src/nbd/server.ts";
 import type { Socket } from "../../src/nbd/socket.ts";
-import type { Extent } from "../../src/volume/block_device.ts";
+import type { Extent, Place } from "../../src/volume/block_device.ts";
 import { settle } from "../support/manual_clock.ts";
 import { DirectMemoryConn, type MemoryConn, MemoryListener } from "../support/memory_conn.ts";
 import { MemoryDevice, type Verb } from "../support/memory_device.ts";
@@ -111,16 +111,21 @@ const POLL_LOOK_MS = BUSY_POLL_MS / 8;
 /** A few are a turn, so that many end with whole requests left. */
 const TURN_LOOK_MS = BUSY_MS_MAX / 4;
 
-/** Fails wherever the disk is bad, and does not always say all it knows of its holes. */
+/** Fails wherever the disk is bad, does not always have a place for what arrives, and does not always say all it knows of its holes. */
 class FuzzDevice extends MemoryDevice {
   constructor(disk: Disk, private readonly seed: Seed) {
     super(disk.sizeBytes);
     this.record = true;
+    this.offersPlaces = true;
     const { start, end } = disk.bad;
     this.fails = (verb, offset, length) =>
       verb !== "flush" && offset < end && offset + length > start
         ? new Error("the disk is bad there")
         : undefined;
+  }
+
+  override place(offset: number, length: number): Place | undefined {
+    return this.seed.chance(0.7) ? super.place(offset, length) : undefined;
   }
 
   override extents(offset: number, length: number, countMax: number): Extent[] {
@@ -349,9 +354,11 @@ export class Life {
   #assertNothingLeft(connections: number): void {
     const { inFlightBytes, inFlightRequests } = this.#server;
     const left = [this.#server.connections - connections, inFlightBytes, inFlightRequests];
-    left.push(this.#clock.pending);
+    left.push(this.#clock.pending, this.#device.places.size);
     if (left.some((count) => count !== 0)) {
-      throw new Error(`left behind (connections, bytes, requests, timers): ${left.join(", ")}`);
+      throw new Error(
+        `left behind (connections, bytes, requests, timers, places): ${left.join(", ")}`,
+      );
     }
   }
 

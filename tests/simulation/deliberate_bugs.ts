@@ -48,9 +48,21 @@ const BUGS: Bug[] = [
   },
   {
     what: "a sealed stripe that is overwritten is not saved first",
-    file: "stripe_cache.ts",
+    file: "sealed_stripes.ts",
     from: "for (const entry of entries) entry.saved = saved;",
     to: "for (const entry of entries) entry.saved = null;",
+  },
+  {
+    what: "a slot that a batch or a fetch has makes way for what has arrived in a place",
+    file: "stripe_cache.ts",
+    from: "if (this.#pins[slot] > ownPins) return false;",
+    to: "",
+  },
+  {
+    what: "what has arrived in a place overtakes changes that wait",
+    file: "write.ts",
+    from: "if (!this.#order.isIdle) return false;",
+    to: "",
   },
   {
     what: "what is sealed takes no room",
@@ -61,8 +73,8 @@ const BUGS: Bug[] = [
   {
     what: "a fetch brings older bytes over newer ones",
     file: "fetch.ts",
-    from: "      !cache.isValid(fetch.slot, block);\n    cache.beforeOverwrite",
-    to: "      true;\n    cache.beforeOverwrite",
+    from: "      !cache.isValid(fetch.slot, block);\n    cache.sealed.beforeOverwrite",
+    to: "      true;\n    cache.sealed.beforeOverwrite",
   },
   {
     what: "a fetch makes zeroes of what it was not asked for",

@@ -4,6 +4,7 @@
  */
 import { FencedError, TimeoutError, UsageError } from "../../src/errors.ts";
 import { silentLogger } from "../../src/logger.ts";
+import type { Place } from "../../src/volume/block_device.ts";
 import type { Host } from "../../src/volume/lease.ts";
 import { Volume, type VolumeOptions } from "../../src/volume/volume.ts";
 import { ManualClock } from "../support/manual_clock.ts";
@@ -42,6 +43,8 @@ export class Life {
   flushes = 0;
   timeouts = 0;
   readonly underWay = new Set<Promise<void>>();
+  /** Writes of which the data is arriving. */
+  readonly #arriving: { place: Place; change: Change }[] = [];
 
   readonly #seed: Seed;
 
@@ -107,6 +110,7 @@ export class Life {
     this.trace("closes");
     const { volume, model } = this;
     if (!volume || !model) return;
+    for (const { place } of this.#arriving.splice(0)) place.giveUp();
     try {
       await Promise.all(this.underWay);
       const covered = model.newestNumber;
@@ -136,7 +140,9 @@ export class Life {
   act(): void {
     const { volume, model } = this;
     if (!volume || !model || this.isOver) return;
+    if (this.#arriving.length > 0 && this.#seed.chance(0.3)) return this.#endArriving();
     const [offset, length] = this.#range();
+    if (this.#seed.chance(0.15)) this.#beginArriving(volume, offset, length);
     const action = this.#seed.random();
     if (action < 0.45) this.#write(volume, offset, length);
     else if (action < 0.55) {
@@ -156,10 +162,41 @@ export class Life {
     this.#flush(this.volume!, this.model!);
   }
 
-  #write(volume: Volume, offset: number, length: number): void {
+  #data(length: number): Uint8Array {
     const data = new Uint8Array(length);
     if (!this.#seed.chance(0.1)) data.fill(1 + this.#seed.below(255));
     if (this.#seed.chance(0.2)) data.fill(0, 0, this.#seed.below(length));
+    return data;
+  }
+
+  /** Data begins to arrive for the stripes around a range, if the volume has a place for it. */
+  #beginArriving(volume: Volume, at: number, length: number): void {
+    const unit = volume.preferredBytes;
+    const offset = at - at % unit;
+    const data = this.#data(Math.ceil((at + length - offset) / unit) * unit);
+    const place = volume.place(offset, data.length);
+    if (place === undefined) return;
+    this.trace(`${offset}+${data.length} arrives`);
+    const [first] = place.parts;
+    first.set(data.subarray(0, this.#seed.below(first.length)));
+    this.#arriving.push({ place, change: { offset, data } });
+  }
+
+  /** The rest of it has come, or never will. */
+  #endArriving(): void {
+    const at = this.#seed.below(this.#arriving.length);
+    const [{ place, change }] = this.#arriving.splice(at, 1);
+    if (this.#seed.chance(0.2)) return place.giveUp();
+    let filled = 0;
+    for (const part of place.parts) {
+      part.set(change.data.subarray(filled, filled + part.length));
+      filled += part.length;
+    }
+    this.#change("write in place", change, place.write());
+  }
+
+  #write(volume: Volume, offset: number, length: number): void {
+    const data = this.#data(length);
     const change = { offset, data: data.slice() };
     this.#change("write", change, volume.write(offset, data));
     data.fill(0xee); // borrowed for the call only

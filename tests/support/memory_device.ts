@@ -5,7 +5,7 @@
  * what is slow instead of guessing how long "slow" takes.
  */
 
-import type { BlockDevice, Done, Extent } from "../../src/volume/block_device.ts";
+import type { BlockDevice, Done, Extent, Place } from "../../src/volume/block_device.ts";
 
 export type Verb = "read" | "write" | "trim" | "zero" | "prefetch" | "flush";
 
@@ -27,6 +27,10 @@ export class MemoryDevice implements BlockDevice {
   holds: (verb: Verb, offset: number, length: number) => boolean = () => false;
   /** Requests for which this returns an error fail with it. */
   fails: (verb: Verb, offset: number, length: number) => Error | undefined = () => undefined;
+  /** Whether the data of a write may have a place while it arrives. */
+  offersPlaces = false;
+  /** Those that are neither written nor given up. */
+  readonly places = new Set<Place>();
   #held: Held[] = [];
   #onHeld: (() => void)[] = [];
 
@@ -59,6 +63,24 @@ export class MemoryDevice implements BlockDevice {
   write(offset: number, data: Uint8Array): Done {
     const held = this.holds("write", offset, data.length) ? data.slice() : data;
     return this.#perform("write", offset, data.length, () => this.bytes.set(held, offset));
+  }
+
+  place(offset: number, length: number): Place | undefined {
+    if (!this.offersPlaces) return undefined;
+    const data = new Uint8Array(length);
+    const middle = Math.floor(length / 2);
+    const place: Place = {
+      length,
+      parts: [data.subarray(0, middle), data.subarray(middle)],
+      write: () => {
+        const done = this.write(offset, data);
+        if (!this.places.delete(place)) throw new Error("a place was written twice");
+        return done;
+      },
+      giveUp: () => void this.places.delete(place),
+    };
+    this.places.add(place);
+    return place;
   }
 
   trim(offset: number, length: number): Done {

@@ -30,7 +30,7 @@ Deno.bench("cache: 1,000 blocks found and copied out", () => {
 Deno.bench("cache: 256 slots made dirty, sealed, copied and committed", () => {
   for (let n = 0; n < 256; n++) cache.setDirty(cache.find(n), n % 16, 1);
   const sealed = [...cache.dirtySlots].map((slot) => cache.seal(slot, false));
-  for (const entry of sealed) cache.copied(entry);
+  for (const entry of sealed) cache.sealed.copied(entry);
   for (const entry of sealed) cache.committed(entry);
 });
 

@@ -23,6 +23,7 @@ import { InFlight, Share } from "../../../src/nbd/in_flight.ts";
 import { ManualClock, settle } from "../../support/manual_clock.ts";
 import {
   Client,
+  equal,
   exportRequest,
   MIB,
   optionBytes,
@@ -217,6 +218,35 @@ test("payloads that are announced and never come keep nobody waiting for ever", 
     await clock.advance(PAYLOAD_SILENCE_MS_MAX / 2);
     for (const one of silent) await one.expectEnd();
     assertEquals((await client.reply(2 * MIB)).errno, 0);
+  }, { clock, sizeBytes: 32 * MIB });
+});
+
+test("a payload that has a place takes the time it likes, and room like any other when it is whole", async () => {
+  const clock = new ManualClock();
+  await serving(async ({ attach, device, server }) => {
+    const clients = [await attach(), await attach(), await attach()];
+    const [slow, ...silent] = clients;
+    const length = 2 * MIB;
+    device.offersPlaces = true;
+    await slow.send(request({ type: NBD_CMD_WRITE, length }), pattern(length - 1));
+    await until(() => device.places.size === 1, "a place");
+    await clock.advance(2 * PAYLOAD_SILENCE_MS_MAX);
+    device.offersPlaces = false;
+    for (const client of silent) {
+      await client.send(request({ type: NBD_CMD_WRITE, length: 32 * MIB }));
+    }
+    const isAll = () => server.inFlightBytes === IN_FLIGHT_BYTES_MAX;
+    for (let turns = 0; !isAll() && turns < 1000; turns++) await clock.advance(10);
+    device.holds = (verb) => verb === "write";
+    await slow.send(pattern(length).subarray(length - 1));
+    await clock.advance(PAYLOAD_SILENCE_MS_MAX / 2);
+    assertEquals([server.connections, device.heldCount], [3, 0], "there is no room");
+    await clock.advance(PAYLOAD_SILENCE_MS_MAX / 2);
+    for (const one of silent) await one.expectEnd();
+    await device.untilHeld(1);
+    device.release();
+    assertEquals((await slow.reply()).errno, 0);
+    assert(equal(device.bytes.subarray(0, length), pattern(length)));
   }, { clock, sizeBytes: 32 * MIB });
 });
 

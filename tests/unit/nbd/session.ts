@@ -118,6 +118,7 @@ export async function serving(
   assertEquals(server.connections, 0);
   assertEquals(server.inFlightRequests, 0);
   assertEquals(server.inFlightBytes, 0);
+  assertEquals(device.places.size, 0);
 }
 
 const NOT_FINAL = [NBD_REP_INFO, NBD_REP_SERVER, NBD_REP_META_CONTEXT];

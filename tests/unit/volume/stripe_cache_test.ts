@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { type SealedStripe, StripeCache } from "../../../src/volume/stripe_cache.ts";
+import type { SealedStripe } from "../../../src/volume/sealed_stripes.ts";
+import { StripeCache } from "../../../src/volume/stripe_cache.ts";
 import { Seed } from "../../simulation/seed.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 
@@ -41,7 +42,7 @@ Deno.test("pinned, dirty and sealed stripes never make way", () => {
   assertEquals(cache.take(4), -1);
   cache.unpin(pinned);
   assertEquals(cache.available, 1);
-  cache.copied(sealed);
+  cache.sealed.copied(sealed);
   assertEquals(cache.available, 1, "copied is not stored");
   cache.committed(sealed);
   assertEquals(cache.available, 2);
@@ -68,17 +69,17 @@ Deno.test("a batch keeps the bytes it sealed, whatever is written over them", ()
   cache.setDirty(slot, 1, 2);
   const sealed = cache.seal(slot, false);
   assertEquals(sealed.runs, [1, 2]);
-  cache.beforeOverwrite(slot);
+  cache.sealed.beforeOverwrite(slot);
   cache.bytes(slot, 0, STRIPE_BYTES).fill(99);
   cache.setDirty(slot, 0, BLOCKS);
-  assertEquals(cache.sealedBytes(sealed, 1, 2), new Uint8Array(2 * 4096).fill(7));
+  assertEquals(cache.sealed.bytes(sealed, 1, 2), new Uint8Array(2 * 4096).fill(7));
   const second = cache.seal(slot, true);
-  cache.beforeOverwrite(slot);
+  cache.sealed.beforeOverwrite(slot);
   cache.bytes(slot, 0, STRIPE_BYTES).fill(55);
-  assertEquals(cache.sealedBytes(sealed, 1, 2)[0], 7);
-  assertEquals(cache.sealedBytes(second, 0, BLOCKS)[0], 99);
+  assertEquals(cache.sealed.bytes(sealed, 1, 2)[0], 7);
+  assertEquals(cache.sealed.bytes(second, 0, BLOCKS)[0], 99);
   for (const entry of [sealed, second]) {
-    cache.copied(entry);
+    cache.sealed.copied(entry);
     cache.committed(entry);
   }
   assertEquals(cache.isClean(slot), true);
@@ -106,6 +107,63 @@ Deno.test("who waits for room hears of a slot that is given back", async () => {
   assertEquals(made, true);
 });
 
+Deno.test("a spare slot becomes that of a stripe, and the one it had goes, unless somebody has it", () => {
+  const cache = newCache(32);
+  const before = new Map<string, (stripe: number) => void>([
+    ["nothing", () => {}],
+    ["clean", (stripe) => void fill(cache, stripe)],
+    ["dirty in part", (stripe) => cache.setDirty(fill(cache, stripe), 1, 1)],
+    ["taken", (stripe) => void cache.take(stripe)],
+    ["clean and pinned", (stripe) => cache.pin(fill(cache, stripe))],
+    ["being fetched", (stripe) => cache.beginFetch(fill(cache, stripe))],
+    ["sealed", (stripe) => {
+      cache.setDirty(fill(cache, stripe), 0, BLOCKS);
+      cache.seal(cache.find(stripe), true);
+    }],
+    ["sealed and dirty anew", (stripe) => {
+      cache.setDirty(fill(cache, stripe), 0, BLOCKS);
+      cache.seal(cache.find(stripe), true);
+      cache.setDirty(cache.find(stripe), 0, 1);
+    }],
+  ]);
+  const gone = ["nothing", "clean", "dirty in part"];
+  let stripe = 0;
+  for (const [what, prepare] of before) {
+    prepare(++stripe);
+    const old = cache.find(stripe);
+    const free = cache.available;
+    const [spare] = cache.takeSpares(1)!;
+    cache.checkInvariants();
+    assertEquals(cache.find(stripe), old, "nobody sees it yet");
+    assertEquals(cache.takeOver(stripe, spare), gone.includes(what), what);
+    if (gone.includes(what)) {
+      assertEquals([cache.find(stripe), cache.dirtyCount(spare)], [spare, BLOCKS], what);
+      assertEquals(cache.available, what === "dirty in part" ? free : free - 1, what);
+    } else {
+      assertEquals(cache.find(stripe), old, what);
+      cache.freeSpare(spare);
+      assertEquals(cache.available, free, what);
+    }
+    cache.checkInvariants();
+  }
+});
+
+Deno.test("few slots are spare, and they make clean ones go, but none that is pinned", async () => {
+  const cache = newCache(16);
+  for (let stripe = 0; stripe < 16; stripe++) fill(cache, stripe);
+  const spares = cache.takeSpares(2)!;
+  assertEquals([cache.find(0), cache.find(1), cache.available], [-1, -1, 14]);
+  assertEquals(cache.takeSpares(1), undefined, "an eighth is enough");
+  const heard = cache.roomMade();
+  cache.freeSpare(spares[0]);
+  await heard;
+  assertEquals(cache.takeSpares(2), undefined, "all or none");
+  for (let stripe = 2; stripe < 16; stripe++) cache.pin(cache.find(stripe));
+  cache.take(99);
+  assertEquals([cache.available, cache.takeSpares(1)], [0, undefined]);
+  cache.checkInvariants();
+});
+
 Deno.test("stripes are found by range, few or many", () => {
   const cache = newCache(4);
   for (const stripe of [1, 5, 1000]) fill(cache, stripe);
@@ -125,21 +183,22 @@ Deno.test("stripes are found by range, few or many", () => {
 Deno.test("the books balance whatever happens, and no slot is lost", () => {
   const seed = new Seed(3);
   for (let life = 0; life < 40; life++) {
-    const cache = newCache(6);
+    const cache = newCache(16);
+    const spares: number[] = [];
     const pins: number[] = [];
     const sealed: SealedStripe[] = [];
     for (let step = 0; step < 200; step++) {
-      const stripe = seed.below(12);
+      const stripe = seed.below(32);
       const slot = cache.find(stripe);
       const first = seed.below(BLOCKS);
       const count = 1 + seed.below(BLOCKS - first);
-      switch (seed.below(8)) {
+      switch (seed.below(10)) {
         case 0:
           if (slot < 0 && cache.available > 0) pins.push(cache.take(stripe));
           break;
         case 1:
           if (slot >= 0) {
-            cache.beforeOverwrite(slot);
+            cache.sealed.beforeOverwrite(slot);
             cache.setDirty(slot, first, count);
           }
           break;
@@ -155,7 +214,7 @@ Deno.test("the books balance whatever happens, and no slot is lost", () => {
         case 5:
           if (sealed.length > 0) {
             const [entry] = sealed.splice(0, 1);
-            cache.copied(entry);
+            cache.sealed.copied(entry);
             cache.committed(entry);
           }
           break;
@@ -167,16 +226,26 @@ Deno.test("the books balance whatever happens, and no slot is lost", () => {
             cache.pin(slot);
             pins.push(slot);
           }
+          break;
+        case 8:
+          spares.push(...cache.takeSpares(1 + seed.below(2)) ?? []);
+          break;
+        case 9: {
+          const spare = spares.pop();
+          if (spare === undefined) break;
+          if (seed.chance(0.3) || !cache.takeOver(stripe, spare)) cache.freeSpare(spare);
+        }
       }
       cache.checkInvariants();
     }
+    for (const slot of spares) cache.freeSpare(slot);
     for (const slot of pins) cache.unpin(slot);
     for (const slot of [...cache.dirtySlots]) sealed.push(cache.seal(slot, false));
     for (const entry of sealed) {
-      cache.copied(entry);
+      cache.sealed.copied(entry);
       cache.committed(entry);
     }
     cache.checkInvariants();
-    assertEquals([cache.available, cache.sealedStripes, cache.dirtyBlocks], [6, 0, 0]);
+    assertEquals([cache.available, cache.sealedStripes, cache.dirtyBlocks], [16, 0, 0]);
   }
 });
