@@ -115,6 +115,10 @@ export function refusalOf(
   }
 }
 
+export function isChange(type: number): boolean {
+  return type === NBD_CMD_WRITE || type === NBD_CMD_TRIM || type === NBD_CMD_WRITE_ZEROES;
+}
+
 /** The data of a write: borrowed, or where the device writes it from. */
 export type Payload = Uint8Array | Place;
 

@@ -34,14 +34,8 @@ import type { BlockDevice } from "../volume/block_device.ts";
 import { Answers } from "./answers.ts";
 import type { BusyPoll, Polled } from "./busy_poll.ts";
 import { ProtocolError, type Request } from "./codec.ts";
-import { refusalOf, type Session } from "./commands.ts";
-import {
-  NBD_CMD_DISC,
-  NBD_CMD_READ,
-  NBD_CMD_TRIM,
-  NBD_CMD_WRITE,
-  NBD_CMD_WRITE_ZEROES,
-} from "./constants.ts";
+import { isChange, refusalOf, type Session } from "./commands.ts";
+import { NBD_CMD_DISC, NBD_CMD_READ, NBD_CMD_WRITE } from "./constants.ts";
 import type { NbdError } from "./errno.ts";
 import { type InFlight, Share } from "./in_flight.ts";
 import { type Predecessor, Predecessors } from "./predecessors.ts";
@@ -49,10 +43,6 @@ import type { ConnectionCounts } from "./request_counts.ts";
 import { ReplyQueue } from "./reply_queue.ts";
 import { RequestReader } from "./request_reader.ts";
 import type { ReceiveBuffer, Socket } from "./socket.ts";
-
-function isChange(type: number): boolean {
-  return type === NBD_CMD_WRITE || type === NBD_CMD_TRIM || type === NBD_CMD_WRITE_ZEROES;
-}
 
 /** Reads and writes between two looks at the clock, which takes as long as a tenth of one; anything else may take long. */
 const REQUESTS_A_LOOK = 16;

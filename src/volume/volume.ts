@@ -225,13 +225,8 @@ export class Volume implements BlockDevice {
     this.#read = new ReadPath(contents, fetcher, this.sizeBytes, options.readaheadBytes);
     this.#write = new WritePath(contents, fetcher, order, () => flush.changed());
     this.#trim = new TrimPath(contents, fetcher, order, this.#write);
-    this.#checkpointer = new Checkpointer(
-      bucket,
-      map,
-      writer.epoch,
-      recovered.checkpoint,
-      () => sleep(clock, 0),
-    );
+    const turn = () => sleep(clock, 0);
+    this.#checkpointer = new Checkpointer(bucket, map, writer.epoch, recovered.checkpoint, turn);
     this.#reclaimer = new Reclaimer(contents, fetcher, flush, bucket, logger, {
       garbageBytesMin,
       checkpoint: () => this.#checkpoints.store(),
