@@ -1,8 +1,8 @@
 /**
  * `deno task test [file or folder ...]`: everything between a fresh Debian 12 with npm and a verdict.
  *
- * Installs what the tests need, compiles the program (tests run the executable, not only the source)
- * and runs every test file in a process of its own, so that one that crashes, hangs or does not load
+ * Installs what the tests need, checks types, compiles the program (tests run the executable, not only the
+ * source) and runs every test file in a process of its own, so that one that crashes, hangs or does not load
  * takes no other with it, and counts as one failure. `deno test` checks for leaked operations and
  * resources by itself in 2.7; from 2.8 on that is off unless deno.json asks for it, which 2.7 does not
  * understand yet: whoever moves the pin adds `"test": { "sanitizeOps": true, "sanitizeResources": true }`.
@@ -28,6 +28,7 @@ const FOLDERS = ["tests/unit", "tests"];
 const FILE_DEADLINE_MS = 15 * 60_000;
 
 const ROOT = dirname(import.meta.dirname!);
+const LOCKED = ["--lock=deno.lock", "--frozen"];
 
 interface Tally {
   passed: number;
@@ -46,6 +47,12 @@ async function succeeds(program: string, args: string[], deadlineMs?: number): P
   const { success } = await new Deno.Command(program, options).spawn().status;
   if (signal?.aborted) say(`stopped after ${deadlineMs! / 60_000} minutes`);
   return success;
+}
+
+/** All of them at once: by each test file anew it would take minutes. */
+async function checkTypes(): Promise<void> {
+  const args = ["check", "--quiet", ...LOCKED];
+  if (!await succeeds(Deno.execPath(), args)) throw new SetupError("the types do not fit");
 }
 
 async function compileProgram(): Promise<void> {
@@ -67,7 +74,7 @@ async function runTestFile(path: string, tally: Tally): Promise<void> {
   const report = Deno.makeTempFileSync({ prefix: "elasticdrive-junit-", suffix: ".xml" });
   try {
     const name = relative(ROOT, path);
-    const args = ["test", "--lock=deno.lock", "--frozen", "--allow-all", `--junit-path=${report}`];
+    const args = ["test", "--no-check", ...LOCKED, "--allow-all", `--junit-path=${report}`];
     const success = await succeeds(Deno.execPath(), [...args, path], FILE_DEADLINE_MS);
     const before = tally.failed.length;
     const count = readReport(Deno.readTextFileSync(report), name, tally);
@@ -103,6 +110,7 @@ async function main(): Promise<Tally> {
     const paths = Deno.args.length > 0 ? Deno.args : FOLDERS;
     const files = new Set(paths.flatMap((path) => testFiles(resolve(ROOT, path))));
     await installPackages(PACKAGES);
+    await checkTypes();
     await compileProgram();
     for (const file of files) await runTestFile(file, tally);
   } catch (error) {
