@@ -165,7 +165,10 @@ export const JOURNAL_SHARE = DIRTY_SHARE + 1 / 2;
 export const SEAL_SHARE = 1 / 8;
 /** Stripes with dirty blocks, or runs of zeroes, that are sealed unasked, however large the cache: sealed in one turn. */
 export const SEAL_STRIPES_MAX = 4096;
-/** What is done in pieces (a large read or write, filling segments, a commit) gives way to all else after so long. */
+/**
+ * What is done in pieces (a buffer of small requests, a large read or write, filling segments, a commit) gives way to all
+ * else after so long. Giving way takes 2 ms, a timer's; nobody is to wait for 20.
+ */
 export const TURN_MS_MAX = 4;
 /** Zero runs not yet in the map; past it a trim waits for an upload. */
 export const ZERO_RUNS_MAX = 65_536;

@@ -13,7 +13,7 @@
 
 import { type Clock, Turn } from "../clock.ts";
 import { DamageError, messageOf } from "../errors.ts";
-import { BUSY_MS_MAX, KIB, READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES } from "../limits.ts";
+import { KIB, READ_CHUNK_BYTES_MAX, REPLY_BUFFER_BYTES, TURN_MS_MAX } from "../limits.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import {
   DATA_CHUNK_HEAD_BYTES,
@@ -121,7 +121,7 @@ export class Reads {
     const read: PiecewiseRead = { ...cookie, piecesLeft, failures: new Map(), fail };
     const pieces: Promise<void>[] = [];
     this.#inFlight.holdBytes(this.#share, length);
-    const turn = new Turn(this.#clock, BUSY_MS_MAX);
+    const turn = new Turn(this.#clock, TURN_MS_MAX);
     for (let at = offset; at < offset + length;) {
       const end = at - at % READ_CHUNK_BYTES_MAX + READ_CHUNK_BYTES_MAX;
       const pieceBytes = Math.min(end, offset + length) - at;

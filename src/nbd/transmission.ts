@@ -28,6 +28,7 @@ import {
   LINGER_MS_MAX,
   PAYLOAD_SILENCE_MS_MAX,
   RECEIVE_BUFFER_BYTES,
+  TURN_MS_MAX,
 } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
@@ -237,8 +238,8 @@ export class Transmission implements Predecessor, Polled {
 
   /** Serves all that has arrived whole, unless that takes too long. */
   #serveReceived(): Progress {
-    // not the turn's: who sends all the time would be kept waiting for a timer with requests that are here
-    const untilMs = this.#clock.monotonic() + BUSY_MS_MAX;
+    // not the turn's: who sends all the time would be kept waiting for a timer, which takes 2 ms, with requests that are here
+    const untilMs = this.#clock.monotonic() + TURN_MS_MAX;
     for (let served = 1;; served++) {
       const progress = this.#serveRequest();
       if (progress !== Progress.Served) return progress;

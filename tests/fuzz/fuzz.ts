@@ -9,7 +9,7 @@
 import { Buffer } from "node:buffer";
 import { setImmediate } from "node:timers";
 import type { Clock } from "../../src/clock.ts";
-import { BUSY_MS_MAX, BUSY_POLL_MS } from "../../src/limits.ts";
+import { BUSY_POLL_MS, TURN_MS_MAX } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import { BusyPoll } from "../../src/nbd/busy_poll.ts";
 import { NBD_CMD_READ, NBD_CMD_WRITE } from "../../src/nbd/constants.ts";
@@ -109,7 +109,7 @@ class PassingClock extends FuzzClock {
 /** A few looks are what is waited awake. */
 const POLL_LOOK_MS = BUSY_POLL_MS / 8;
 /** A few are a turn, so that many end with whole requests left. */
-const TURN_LOOK_MS = BUSY_MS_MAX / 4;
+const TURN_LOOK_MS = TURN_MS_MAX / 4;
 
 /** Fails wherever the disk is bad, does not always have a place for what arrives, and does not always say all it knows of its holes. */
 class FuzzDevice extends MemoryDevice {

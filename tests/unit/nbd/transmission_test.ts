@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { type Clock, systemClock } from "../../../src/clock.ts";
 import { DamageError, FencedError, TimeoutError, UnavailableError } from "../../../src/errors.ts";
-import { BUSY_MS_MAX } from "../../../src/limits.ts";
+import { TURN_MS_MAX } from "../../../src/limits.ts";
 import type { Logger } from "../../../src/logger.ts";
 import {
   NBD_CMD_BLOCK_STATUS,
@@ -459,7 +459,7 @@ function hurriedClock(): Clock & { turns: number } {
   return {
     ...systemClock,
     turns: 0,
-    monotonic: () => ms += BUSY_MS_MAX,
+    monotonic: () => ms += TURN_MS_MAX,
     after(delayMs, callback) {
       if (delayMs === 0) this.turns++;
       return systemClock.after(delayMs, callback);
