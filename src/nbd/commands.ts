@@ -115,6 +115,7 @@ export function refusalOf(
   }
 }
 
+/** Whether a request of this type changes what is on the disk. */
 export function isChange(type: number): boolean {
   return type === NBD_CMD_WRITE || type === NBD_CMD_TRIM || type === NBD_CMD_WRITE_ZEROES;
 }

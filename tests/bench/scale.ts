@@ -56,21 +56,13 @@ async function grow(shape: Shape): Promise<Row[]> {
   const { volumeBytes, stripeBytes, mappedStripes, order } = shape;
   const what = `${showBytes(volumeBytes)} in stripes of ${showBytes(stripeBytes)}, ` +
     `${mappedStripes.toLocaleString("en")} mapped ${order}`;
-  const {
-    openSeconds,
-    openCpuSeconds,
-    residentBytes,
-    peakBytes,
-    idle,
-    checkpoint,
-    trimInRuns,
-    trim,
-  } = used;
+  const { idle, checkpoint, trimInRuns, trim } = used;
   return [{
     what,
-    result: `opened in **${openSeconds.toFixed(2)} s** (${openCpuSeconds.toFixed(2)} of ` +
-      `processor); map ${showBytes(made.mapBytes)}, process ${showBytes(residentBytes)}, ` +
-      `at most ${showBytes(peakBytes)}; checkpoint ${showBytes(made.checkpointBytes)}`,
+    result:
+      `opened in **${used.openSeconds.toFixed(2)} s** (${used.openCpuSeconds.toFixed(2)} of ` +
+      `processor); map ${showBytes(made.mapBytes)}, process ${showBytes(used.residentBytes)}, ` +
+      `at most ${showBytes(used.peakBytes)}; checkpoint ${showBytes(made.checkpointBytes)}`,
     target: "",
     met: true,
   }, {

@@ -11,10 +11,7 @@ import { TlsLink } from "./tls.ts";
 const SEEDS = 40;
 
 loadTlsClient();
-const CERTIFICATES = await Certificates.make();
-globalThis.addEventListener("unload", () => {
-  Deno.removeSync(CERTIFICATES.directory, { recursive: true });
-});
+const CERTIFICATES = await Certificates.makeForFile();
 
 const FILES = {
   certificate: CERTIFICATES.file("server-cert.pem"),

@@ -25,6 +25,15 @@ export class Certificates implements AsyncDisposable {
     return made;
   }
 
+  /** For all tests of a file: they are gone when it ends. */
+  static async makeForFile(): Promise<Certificates> {
+    const made = await Certificates.make();
+    globalThis.addEventListener("unload", () => {
+      Deno.removeSync(made.directory, { recursive: true });
+    });
+    return made;
+  }
+
   get directory(): string {
     return this.#scratch.path;
   }

@@ -7,10 +7,7 @@ import { loadTlsClient, TLS1_2, TLS1_3, TlsClient } from "../../support/tls_clie
 import { join, test } from "./session.ts";
 
 loadTlsClient();
-const CERTIFICATES = await Certificates.make();
-globalThis.addEventListener("unload", () => {
-  Deno.removeSync(CERTIFICATES.directory, { recursive: true });
-});
+const CERTIFICATES = await Certificates.makeForFile();
 
 const CONTEXT = new TlsContext({
   certificate: CERTIFICATES.file("server-cert.pem"),

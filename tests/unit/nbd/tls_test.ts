@@ -56,10 +56,7 @@ import {
 } from "./session.ts";
 
 loadTlsClient();
-const CERTIFICATES = await Certificates.make();
-globalThis.addEventListener("unload", () => {
-  Deno.removeSync(CERTIFICATES.directory, { recursive: true });
-});
+const CERTIFICATES = await Certificates.makeForFile();
 
 const CONTEXT = new TlsContext({
   certificate: CERTIFICATES.file("server-cert.pem"),
