@@ -30,12 +30,11 @@ import {
   describe,
   findConfig,
   isLoopback,
-  JOURNAL_OFF,
   parseConfig,
   type Settings,
   volumeName,
 } from "./src/config.ts";
-import { STATUS_OFF } from "./src/config_keys.ts";
+import { JOURNAL_OFF, STATUS_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";
@@ -192,7 +191,8 @@ async function openJournal(
 
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const startedAtMs = systemClock.now();
-  const options: VolumeOptions = { ...settings, takeover };
+  const memoryBytes = Deno.systemMemoryInfo().total;
+  const options: VolumeOptions = { ...settings, takeover, memoryBytes };
   using cleanUp = new DisposableStack();
   const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
   const tls = loadTls(settings);
@@ -245,10 +245,9 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     clock: systemClock,
     logger,
   });
-  const isReadOnly = settings.readOnly;
-  const counts = { bucketCounts, requestCounts };
-  const drive = { version: VERSION, startedAtMs, isReadOnly, volume, bucket, server, ...counts };
-  status?.startServing(() => statusOf({ ...drive, clock: systemClock }));
+  const drive = { version: VERSION, startedAtMs, isReadOnly: settings.readOnly };
+  const parts = { ...drive, volume, bucket, server, bucketCounts, requestCounts };
+  status?.startServing(() => statusOf({ ...parts, clock: systemClock }));
   for (const listener of listeners) server.serve(listener, isTcp(listener) ? tls : undefined);
   const condition = () => conditionOf(volume, bucket);
   // before the line that invites signals
@@ -319,7 +318,8 @@ async function reclaim(
   using place = await openPlace(settings, logger);
   const { bucket, host } = place;
   const around = { ...progressOptions(logger), host, chance: systemChance, print };
-  const options = { ...settings, takeover: false };
+  const memoryBytes = Deno.systemMemoryInfo().total;
+  const options = { ...settings, takeover: false, memoryBytes };
   await reclaimAndReport(bucket, options, { ...around, interrupted: nextSignal() });
 }
 

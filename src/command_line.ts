@@ -1,6 +1,7 @@
 /** The command line: what may be said there, what was, and what the program ends with. */
 import { parseArgs } from "@std/cli/parse-args";
 import manifest from "../deno.json" with { type: "json" };
+import { suggest } from "./config_quotes.ts";
 import { UsageError } from "./errors.ts";
 
 export const VERSION = manifest.version;
@@ -66,11 +67,15 @@ export interface CommandLine {
 
 /** @throws UsageError naming the argument that is not understood */
 export function readCommandLine(args: string[]): CommandLine {
-  const refuse = (argument: string) => {
-    throw new UsageError(`unknown argument "${argument}"; see elasticdrive --help`);
+  const refuse = (argument: string, hint = "see elasticdrive --help") => {
+    throw new UsageError(`unknown argument "${argument}"; ${hint}`);
   };
+  // else --takeover=no would be a takeover
+  const withValue = args.find((arg) => /^--(?!config=)[^=]+=/.test(arg));
+  if (withValue) refuse(withValue);
   const found = parseArgs(args, {
     string: ["config"],
+    collect: ["config"],
     boolean: ["help", "version", "takeover", "force", "json", "watch"],
     alias: { c: "config", h: "help", V: "version" },
     unknown: (argument: string, option?: string) => {
@@ -78,10 +83,15 @@ export function readCommandLine(args: string[]): CommandLine {
       return true; // a word: kept, and looked at below
     },
   });
+  const [config, ...more] = found.config;
+  if (config === "" || more.length > 0) {
+    throw new UsageError("-c takes the name of one configuration file");
+  }
   const words = found._.map(String);
   const command = WORDS.find((word) => word === words[0]);
   const takesDevice = command === "attach" || command === "detach";
-  const unknown = words[command === undefined ? 0 : takesDevice ? 2 : 1];
+  if (words.length > 0 && !command) refuse(words[0], suggest(words[0], WORDS, (word) => word));
+  const unknown = words[takesDevice ? 2 : 1];
   if (unknown !== undefined) refuse(unknown);
   const device = words[1] ?? "";
   if (takesDevice && device === "" && !found.help) {
@@ -90,13 +100,10 @@ export function readCommandLine(args: string[]): CommandLine {
   for (const option of ["takeover", "force", "json", "watch"] as const) {
     if (found[option] && !ONLY_WITH[option].includes(command ?? "serve")) refuse(`--${option}`);
   }
-  if (found.config === "" || Array.isArray(found.config)) {
-    throw new UsageError("-c takes the name of one configuration file");
-  }
   return {
     command: found.help ? "help" : found.version ? "version" : command ?? "serve",
     device,
-    config: found.config,
+    config,
     takeover: found.takeover,
     force: found.force,
     json: found.json,

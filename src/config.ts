@@ -11,9 +11,10 @@
 import { basename, dirname, join, resolve } from "node:path";
 import { messageOf, UsageError } from "./errors.ts";
 import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
-import { type Section, SECTIONS, showAddress, showSize, STATUS_OFF } from "./config_keys.ts";
+import { JOURNAL_OFF, type Section, SECTIONS, showAddress, STATUS_OFF } from "./config_keys.ts";
 import { cut, isName, mayHoldSecret, suggest } from "./config_quotes.ts";
 import { BLOCK_BYTES, STRIPE_BYTES_DEFAULT, TIB, VOLUME_BYTES_DEFAULT } from "./limits.ts";
+import { showBytes } from "./progress.ts";
 
 /** The resolved configuration: every default applied, every path absolute. */
 export interface Settings extends Omit<Values, "listen" | "ioTimeoutMs"> {
@@ -32,8 +33,6 @@ export interface Settings extends Omit<Values, "listen" | "ioTimeoutMs"> {
 
 /** Keys that mean nothing to a directory. The AWS keys do neither, but stay in a file switched to `file:` for a trial. */
 const S3_ONLY: readonly Field[] = ["endpoint", "region", "pathStyle", "storageClass"];
-/** The value of `journal` that is no path. */
-export const JOURNAL_OFF = "off";
 /** What sockaddr_un has room for before its zero. */
 const SOCKET_PATH_BYTES_MAX = 107;
 
@@ -99,6 +98,10 @@ function readLines(text: string, mistakes: Mistakes): Found {
     const line = index + 1;
     const content = whole.trim();
     if (content === "" || /^[#;]/.test(content)) continue;
+    if (content.includes("\uFFFD")) {
+      mistakes.add(line, "not all of this is UTF-8; allowed: a file in UTF-8");
+      continue;
+    }
 
     const header = /^\[(.*)\]$/.exec(content);
     if (header) {
@@ -219,7 +222,7 @@ function checkTogether({ values, lines }: Found, mistakes: Mistakes): void {
     mistakes.add(
       lines.cacheStripes,
       `cachesize can't be ${cacheStripes}: that many stripes of ${stripe} bytes are ` +
-        `${showSize(cacheStripes * stripe)} of memory; allowed: up to ${TIB / stripe - 1}`,
+        `${showBytes(cacheStripes * stripe)} of memory; allowed: up to ${TIB / stripe - 1}`,
     );
   }
   if (socket && new TextEncoder().encode(socket).length > SOCKET_PATH_BYTES_MAX) {

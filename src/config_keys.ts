@@ -19,6 +19,7 @@ import {
   TIB,
   VOLUME_BYTES_MAX,
 } from "./limits.ts";
+import { showBytes } from "./progress.ts";
 
 export type Section = "s3" | "server";
 export const SECTIONS: readonly Section[] = ["s3", "server"];
@@ -36,6 +37,8 @@ export interface StatusAddress {
 
 /** The value of `status` that is no address. */
 export const STATUS_OFF = "off";
+/** The value of `journal` that is no path. */
+export const JOURNAL_OFF = "off";
 
 /** What each key of the file may hold; `undefined` is a key that is not in the file and has no default. */
 export interface Values {
@@ -106,17 +109,9 @@ const TIMER_SECONDS_MAX = 2_000_000;
 const UNITS: Record<string, number> = { "": 1, k: KIB, m: MIB, g: GIB, t: TIB };
 
 /** The bytes of "4096", "64K", "64k", "64KB" or "64KiB" (all 1024s), or undefined. */
-export function parseSize(text: string): number | undefined {
+function parseSize(text: string): number | undefined {
   const found = /^(\d+)\s*(?:([kmgt]?)(?:i?b)?)$/i.exec(text);
   return found ? Number(found[1]) * UNITS[found[2].toLowerCase()] : undefined;
-}
-
-/** "64 KiB", "1.5 GiB": in the largest unit that fits, to two decimals. */
-export function showSize(bytes: number): string {
-  for (const [unit, size] of [["TiB", TIB], ["GiB", GIB], ["MiB", MIB], ["KiB", KIB]] as const) {
-    if (bytes >= size) return `${Math.round(bytes / size * 100) / 100} ${unit}`;
-  }
-  return `${bytes} bytes`;
 }
 
 function within(value: number | undefined, min: number, max: number): number | undefined {
@@ -126,8 +121,8 @@ function within(value: number | undefined, min: number, max: number): number | u
 function size(min: number, max: number): Kind<number> {
   return {
     parse: (text) => within(parseSize(text), min, max),
-    show: (bytes) => bytes < KIB ? `${bytes} bytes` : `${bytes} bytes (${showSize(bytes)})`,
-    allowed: `${showSize(min)} to ${showSize(max)}, in bytes or with K, M, G or T`,
+    show: (bytes) => bytes < KIB ? `${bytes} bytes` : `${bytes} bytes (${showBytes(bytes)})`,
+    allowed: `${showBytes(min)} to ${showBytes(max)}, in bytes or with K, M, G or T`,
   };
 }
 
@@ -137,7 +132,7 @@ const stripeSize: Kind<number> = {
     const bytes = within(parseSize(text), STRIPE_BYTES_MIN, STRIPE_BYTES_MAX);
     return bytes !== undefined && (bytes & (bytes - 1)) === 0 ? bytes : undefined;
   },
-  allowed: `a power of two from ${STRIPE_BYTES_MIN} to ${showSize(STRIPE_BYTES_MAX)}`,
+  allowed: `a power of two from ${STRIPE_BYTES_MIN} to ${showBytes(STRIPE_BYTES_MAX)}`,
 };
 
 /** Whole numbers; `unit` is shown behind them. */
@@ -183,8 +178,12 @@ function text(pattern: RegExp, allowed: string): Kind<string> {
   };
 }
 
+const PATH_WITHOUT = "without ~, quotes or a # comment behind it, up to 1,000 characters";
+/** Relative to the folder of the file, as is the path of `BUCKET=file:`; ~ and quotes are the shell's. */
+const path = text(/^(?![~"'])(?!.*\s[#;])[^\0]{1,1000}$/, `a path (${PATH_WITHOUT})`);
+
 /** So that a key cut in two, pasted with its label or put in quotes is found here and not by S3. */
-const awsKey = text(/^[^\s"']+$/, "characters without spaces or quotes");
+const awsKey = text(/^(?!.*["'])[!-~]+$/, "characters of ASCII without spaces or quotes");
 
 /**
  * S3's naming rules for general purpose buckets. Names with capitals or underscores, which some old
@@ -196,14 +195,14 @@ const BUCKET_NAME = /^(?!\d+\.\d+\.\d+\.\d+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[
 const bucket: Kind<BucketLocation> = {
   parse(text) {
     // Two slashes would begin a host name, as in file://host/path.
-    const path = /^file:((?!~)(?!\/\/[^/]).+)$/i.exec(text)?.[1];
-    if (path) return { kind: "directory", path };
+    const directory = /^file:(?!\/\/[^/])(.+)$/i.exec(text)?.[1];
+    if (directory && path.parse(directory)) return { kind: "directory", path: directory };
     return BUCKET_NAME.test(text) ? { kind: "s3", name: text } : undefined;
   },
   show: (value) => value.kind === "s3" ? value.name : `file:${value.path}`,
   allowed: "3 to 63 lower-case letters, digits, dots and hyphens, beginning and ending with a " +
     "letter or digit, no two dots in a row, no IP address; or file:/path for a directory " +
-    "(without ~)",
+    `(${PATH_WITHOUT})`,
 };
 
 const endpoint: Kind<string> = {
@@ -268,8 +267,11 @@ export function showAddress({ hostname, port }: StatusAddress): string {
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
-/** Relative to the folder of the file, as is the path of `BUCKET=file:`; ~ is the shell's. */
-const path = text(/^[^~]/, "a path (without ~)");
+const journal: Kind<string> = {
+  ...path,
+  parse: (text) => text.toLowerCase() === JOURNAL_OFF ? JOURNAL_OFF : path.parse(text),
+  allowed: `${path.allowed}, or off`,
+};
 
 function s3<T>(name: string, kind: Kind<T>, row: Row): Key<T> {
   return { section: "s3", name, kind, ...row };
@@ -369,7 +371,7 @@ export const KEYS: { readonly [F in Field]: Key<Given[F]> } = {
     doc:
       "where a browser, Prometheus and curl are told how the drive is, without a password; or off",
   }),
-  journal: server("journal", path, {
+  journal: server("journal", journal, {
     absent: "systemd's RUNTIME_DIRECTORY, or off without it",
     doc: "directory in memory that keeps what is not stored if the program dies; or off",
   }),

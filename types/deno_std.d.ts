@@ -82,13 +82,19 @@ declare module "@std/cli/parse-args" {
   /**
    * `--name value`, `--name=value` and `-n value` for names in `string`, `--name` for names in
    * `boolean`; what is left goes to `_`. A name that appears in neither is given to `unknown`.
-   * A `string` name that isn't on the command line is undefined, a `boolean` one is false.
+   * A `string` name that isn't on the command line is undefined, a `boolean` one is false, one in
+   * `collect` is all the values that it was given.
    */
-  export function parseArgs<S extends string = never, B extends string = never>(
+  export function parseArgs<
+    S extends string = never,
+    B extends string = never,
+    C extends string = never,
+  >(
     args: readonly string[],
     options?: {
       string?: readonly S[];
       boolean?: readonly B[];
+      collect?: readonly C[];
       alias?: Readonly<Record<string, string | readonly string[]>>;
       default?: Readonly<Partial<Record<S, string> & Record<B, boolean>>>;
       /** Everything after the first argument that is no option goes to `_`. */
@@ -100,6 +106,7 @@ declare module "@std/cli/parse-args" {
     },
   ):
     & { _: (string | number)[]; "--"?: string[] }
-    & { [name in S]?: string }
+    & { [name in Exclude<S, C>]?: string }
+    & { [name in C]: string[] }
     & { [name in B]: boolean };
 }

@@ -8,6 +8,7 @@
  * because it follows redirects, which are signed for another host, and has no pool to close.
  */
 import { type Clock, systemClock } from "../clock.ts";
+import { messageOf, UsageError } from "../errors.ts";
 import { S3_IDLE_SOCKETS_MAX } from "../limits.ts";
 import { type Logger, silentLogger } from "../logger.ts";
 import type { HttpAnswer } from "./http_connection.ts";
@@ -43,15 +44,20 @@ export class FetchHandler {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly metadata = { handlerProtocol: "http/1.1" };
-  readonly #pool = Deno.createHttpClient({
-    poolMaxIdlePerHost: S3_IDLE_SOCKETS_MAX,
-    // One connection a request under way: over a single one they would share its losses.
-    http2: false,
-  });
+  readonly #pool: Deno.HttpClient;
 
+  /** @throws UsageError if the environment names certificate authorities that are not to be had */
   constructor(clock = systemClock, logger = silentLogger) {
     this.#clock = clock;
     this.#logger = logger;
+    try {
+      // one connection a request under way: over a single one they would share its losses
+      const options = { poolMaxIdlePerHost: S3_IDLE_SOCKETS_MAX, http2: false };
+      this.#pool = Deno.createHttpClient(options);
+    } catch (error) {
+      const from = "DENO_TLS_CA_STORE and DENO_CERT in the environment";
+      throw new UsageError(`no certificate authorities (${from}): ${messageOf(error)}`);
+    }
   }
 
   /** One request. The signal ends it at any time, its body included, and closes its connection. */

@@ -8,20 +8,30 @@
  * the folder does not lie in memory.
  */
 import { join } from "node:path";
+import { messageOf, UsageError } from "../errors.ts";
 
 export class JournalFolder {
   readonly #folder: string;
   readonly #bootedAtMs: number;
 
-  /** @param bootedAtMs when this machine was started, in ms since 1970 */
+  /**
+   * Makes the folder, if it is not there.
+   *
+   * @param bootedAtMs when this machine was started, in ms since 1970
+   * @throws UsageError, as its methods do, if files can't be made in it
+   */
   constructor(folder: string, bootedAtMs: number) {
     this.#folder = folder;
     this.#bootedAtMs = bootedAtMs;
+    this.#use(() => {
+      Deno.mkdirSync(folder, { recursive: true, mode: 0o700 });
+      Deno.removeSync(Deno.makeTempDirSync({ dir: folder }));
+    });
   }
 
   /** The epoch since which nothing was forgotten, if the journal of `epoch` is here; else undefined. */
   unbrokenSince(uuid: string, epoch: number): number | undefined {
-    const name = this.#find(uuid, epoch);
+    const name = this.#use(() => this.#find(uuid, epoch));
     return name === undefined ? undefined : Number(name.split(".")[1]);
   }
 
@@ -30,6 +40,10 @@ export class JournalFolder {
    * Returns its folder, which is there then, and the numbers of the files in it, oldest first.
    */
   adopt(uuid: string, epoch: number, unbrokenSince: number): { path: string; files: number[] } {
+    return this.#use(() => this.#adopt(uuid, epoch, unbrokenSince));
+  }
+
+  #adopt(uuid: string, epoch: number, unbrokenSince: number): { path: string; files: number[] } {
     const name = `${epoch}.${unbrokenSince}`;
     const path = join(this.#folder, uuid, name);
     const before = this.#find(uuid, epoch - 1);
@@ -55,6 +69,17 @@ export class JournalFolder {
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return [];
       throw error;
+    }
+  }
+
+  #use<T>(files: () => T): T {
+    try {
+      return files();
+    } catch (error) {
+      throw new UsageError(
+        `journal can't be in ${this.#folder}: ${messageOf(error)}; ` +
+          "it must be a directory that this user can write to, or off",
+      );
     }
   }
 }

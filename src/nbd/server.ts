@@ -336,6 +336,9 @@ export async function listenUnix(path: string): Promise<Deno.Listener> {
   try {
     return Deno.listen({ transport: "unix", path });
   } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new UsageError(`can't listen on socket ${path}: its directory is not there; make it`);
+    }
     throw new UsageError(`can't listen on socket ${path}: ${messageOf(error)}`);
   } finally {
     Deno.umask(umask);

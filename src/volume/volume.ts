@@ -59,6 +59,8 @@ export interface VolumeOptions {
   volumeBytes?: number;
   /** Slots of one stripe each. */
   cacheStripes: number;
+  /** What this machine has; a cache that is larger is refused. Undefined: any is taken. */
+  memoryBytes?: number;
   /** A clean stripe is dropped from the cache so long after its last use; 0 keeps it. */
   cacheTtlMs: number;
   /** How long a request waits for the bucket before it fails; undefined for as long as it takes. */

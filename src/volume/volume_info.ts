@@ -7,7 +7,7 @@
 import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
 import { DamageError, UsageError } from "../errors.ts";
-import { PART_BYTES, STRIPE_UNPARTED_BYTES_MAX } from "../limits.ts";
+import { MIB, PART_BYTES, STRIPE_UNPARTED_BYTES_MAX } from "../limits.ts";
 import { decodeChecked, encodeChecked } from "./checked_json.ts";
 import { checkpointKey, listCheckpoints } from "./checkpoint.ts";
 import { seqOfKey } from "./segment.ts";
@@ -34,17 +34,20 @@ export function partBytesOf({ partBytes, stripeBytes }: VolumeInfo): number {
 }
 
 /** Shape and size as configured; undefined takes what the volume has. */
-export interface WantedShape {
+interface WantedShape {
   stripeBytes?: number;
   volumeBytes?: number;
   /** Stripe of a volume that is created. */
   defaultStripeBytes: number;
   /** Part of a volume that is created; undefined: PART_BYTES, or the stripe if that is STRIPE_UNPARTED_BYTES_MAX or less. */
   partBytes?: number;
+  /** Stripes in the cache, which is to be smaller than the memory of this machine, if that is known. */
+  cacheStripes: number;
+  memoryBytes?: number;
 }
 
 /** What `volume.json` says, and the version of it that said so. */
-export interface FoundVolume {
+interface FoundVolume {
   info: VolumeInfo;
   etag: string;
 }
@@ -52,7 +55,8 @@ export interface FoundVolume {
 /**
  * Reads `volume.json`, or creates it.
  *
- * @throws UsageError if the volume has another format or stripe, or is larger than configured
+ * @throws UsageError if the volume has another format or stripe, or is larger than configured, or its stripes make the
+ *   cache larger than the memory
  * @throws DamageError as `readVolume` does
  */
 export async function readOrCreateVolume(
@@ -65,10 +69,12 @@ export async function readOrCreateVolume(
     const found = await readVolume(bucket);
     if (found) {
       refuseOtherShape(bucket, found.info, wanted);
+      refuseLargeCache(found.info.stripeBytes, wanted);
       return found;
     }
     if (wanted.volumeBytes === undefined) throw noVolumeIn(bucket.name);
     const stripeBytes = wanted.stripeBytes ?? wanted.defaultStripeBytes;
+    refuseLargeCache(stripeBytes, wanted);
     const isLarge = stripeBytes > STRIPE_UNPARTED_BYTES_MAX;
     const partBytes = wanted.partBytes ?? (isLarge ? PART_BYTES : stripeBytes);
     const isParted = partBytes < stripeBytes;
@@ -139,6 +145,18 @@ function parseVolume(bucket: Bucket, bytes: Uint8Array): VolumeInfo {
     );
   }
   return info;
+}
+
+function refuseLargeCache(stripeBytes: number, wanted: WantedShape): void {
+  const { cacheStripes, memoryBytes = Infinity } = wanted;
+  const cacheBytes = cacheStripes * stripeBytes;
+  if (cacheBytes < memoryBytes) return;
+  const mib = (bytes: number) => `${Math.ceil(bytes / MIB)} MiB`;
+  throw new UsageError(
+    `cachesize is ${cacheStripes}: that many stripes of ${stripeBytes} bytes are ` +
+      `${mib(cacheBytes)}, and this machine has ${mib(memoryBytes)} of memory: ` +
+      `set cachesize=${Math.floor(memoryBytes / 4 / stripeBytes)}, for example`,
+  );
 }
 
 function refuseOtherShape(bucket: Bucket, info: VolumeInfo, wanted: WantedShape): void {

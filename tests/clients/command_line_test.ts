@@ -68,14 +68,19 @@ Deno.test("an argument it does not know is refused", async () => {
       ["check", "--json"],
       ["info", "--watch"],
       ["status", "now"],
+      ["--takeover=no"],
       ["-c"],
+      ["-c", ""],
+      ["-c", "one.ini", "--config=two.ini"],
       ["-x"],
     ]
   ) {
     const { code, stderr } = await runElasticDrive(args);
     assertEquals(code, 2, args.join(" "));
-    assertEquals(stderr.trim().split("\n").length, 1, stderr);
+    assertMatch(stderr, /^elasticdrive: error: .*(unknown argument|takes).*\n$/, args.join(" "));
   }
+  const { stderr } = await runElasticDrive(["stauts"]);
+  assertStringIncludes(stderr, 'unknown argument "stauts"; did you mean status?');
 });
 
 Deno.test("attach says what is missing, and which devices there can be; detach of one that is not attached is done", async () => {

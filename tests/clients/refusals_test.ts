@@ -121,6 +121,28 @@ testInDirectory({
     );
   },
 
+  "a journal that can't be kept, and a socket without a directory": async (bucket) => {
+    await using scratch = await Scratch.make();
+    const file = await scratch.write("file", "not a directory");
+    const refused = (server: Record<string, string>, message: RegExp) =>
+      assertRefused(configText({ bucket, size: "1M", server }), message);
+    await refused({ journal: file }, /journal can't be in .*file: .*must be a directory/);
+    await refused({ socket: `${file}s/nbd.sock` }, /files\/nbd\.sock: its directory is not there/);
+    assertEquals(await bucket.objects(), []);
+  },
+
+  "a cache that is larger than the machine's memory": async (bucket) => {
+    const refused = (cachesize: number, size?: string) =>
+      assertRefused(
+        configText({ bucket, size, server: { cachesize } }),
+        /cachesize is \d+: .* of \d+ bytes are \d+ MiB, and this machine has .*: set cachesize=\d+/,
+      );
+    await refused(16_000_000, "1M");
+    assertEquals(await bucket.objects(), []);
+    await makeVolume({ bucket, s3: { STRIPE: "4M" } });
+    await refused(250_000);
+  },
+
   "a volume of another format version, or one whose description is damaged": async (bucket) => {
     await makeVolume({ bucket });
     const path = `${bucket.path}/${VOLUME_KEY}`;
@@ -186,6 +208,16 @@ testInBothBuckets({
     );
     assertEquals(await bucket.objects(), before);
   },
+});
+
+Deno.test("certificate authorities that are not there", async () => {
+  await using scratch = await Scratch.make();
+  const text = "[s3]\nBUCKET=my-bucket\nVOLUMESIZE=1M\n[server]\nport=0\nstatus=off\n";
+  const file = await scratch.write("config.ini", text);
+  for (const [name, value] of [["DENO_CERT", "/nowhere.pem"], ["DENO_TLS_CA_STORE", "none"]]) {
+    const end = await runProgram(PROGRAM, ["-c", file], { env: { [name]: value } });
+    assertOneLine(end, /no certificate authorities \(DENO_TLS_CA_STORE and DENO_CERT/);
+  }
 });
 
 testInS3({

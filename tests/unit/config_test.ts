@@ -97,6 +97,16 @@ Deno.test("a section may be opened twice", () => {
   assertEquals(settings.region, "eu-west-1");
 });
 
+Deno.test("a line that is not UTF-8 is refused, unless it is a comment", () => {
+  const latin1 = new TextDecoder().decode(Uint8Array.from([0xfc]));
+  settingsOf(withBucket(`# for T${latin1}bingen`));
+  const place = "[s3]\nBUCKET=file:/srv/T" + latin1 + "bingen";
+  assertEquals(
+    mistakesOf(place).at(-1),
+    "config.ini:2: not all of this is UTF-8; allowed: a file in UTF-8",
+  );
+});
+
 Deno.test("sizes are bytes or take K, M, G and T, which are powers of 1024", () => {
   const sizes = ["4096", "4k", "4 K", "4KB", "4KiB", "1M", "1G", "1T", "1024t"];
   const bytes = [4096, 4096, 4096, 4096, 4096, 2 ** 20, 2 ** 30, 2 ** 40, 2 ** 50];
@@ -373,6 +383,28 @@ Deno.test("what is stored in directories can't be where Deno opens no files", ()
     assertEquals(mistakesOf(`[s3]\nBUCKET=file:${folder}`), [`config.ini:2: BUCKET ${why}`]);
   }
   assertEquals(valueOf("journal", "/devices/journal"), "/devices/journal");
+});
+
+Deno.test("a path is neither in quotes nor followed by a comment, and journal is off in any case", () => {
+  for (const field of ["socket", "journal"] as const) {
+    for (const text of ['"/run/x"', "'/run/x'", "/run/x # mine", "/run/x ;mine"]) {
+      assertRefused(field, text);
+      assertStringIncludes(mistakesOf(`[s3]\nBUCKET=file:${text}`)[0], "BUCKET can't be");
+    }
+    const [mistake] = mistakesOf(withBucket(`${field}=${"x".repeat(1001)}`, "server"));
+    assertStringIncludes(mistake, "up to 1,000 characters");
+    assertEquals(mistakesOf(withBucket(`${field}=/run/\0`, "server")).length, 1);
+  }
+  assertEquals(valueOf("journal", "/run/x#y"), "/run/x#y");
+  assertEquals(valueOf("journal", "OFF"), "off");
+});
+
+Deno.test("a key of an account is ASCII: another can't be sent", () => {
+  const [mistake, ...others] = mistakesOf(
+    withBucket("AWS_ACCESS_KEY_ID=\u00e4bc\nAWS_SECRET_ACCESS_KEY=x"),
+  );
+  assertEquals(others, []);
+  assertStringIncludes(mistake, "config.ini:3: AWS_ACCESS_KEY_ID can't be");
 });
 
 Deno.test("a socket switches TCP off unless a line asks for it", () => {
