@@ -1,6 +1,6 @@
 /**
- * What may be said of a line of config.ini that is not as it should be: what is quoted of it, which is never a piece of a
- * secret that stands in the wrong place, and what it may have been meant for.
+ * What an error says about a wrong line of config.ini, or a wrong word of the command line: what of it may be quoted
+ * (never a secret that stands in the wrong place), and what was probably meant.
  */
 
 /** Whether it can be meant for a key or a section; anything else may be a piece of a secret, and is not quoted. */

@@ -8,12 +8,12 @@
  * | ignores it            | a look, then a put without it, once `probeConditions` has found it out   |
  * | refuses it            | the same; a refusal before the end of `probeConditions` is taken for that |
  *
- * A look and a put are not atomic: between the two another writer can put as well. So this keeps apart what is seconds
- * apart, no more; whoever opens a volume there says so. After `probeConditions` a refusal is an error as any other: a
- * store does not forget what it could, and a drive that runs must not get less safe unheard.
+ * A look and a put are not atomic: between the two another writer can put as well. So this guards only against puts
+ * that are seconds apart, and whoever opens a volume there warns of it. After `probeConditions` a refusal is an error
+ * like any other: a running drive must not become less safe without a word.
  *
- * Goes inside of retrying_bucket.ts: each try looks anew, so that a put that waited for an outage to end does not
- * go through on an old look.
+ * It belongs inside of retrying_bucket.ts: each try looks anew, so that a put that waited for the end of an outage
+ * does not rely on an old look.
  */
 import {
   type Bucket,

@@ -1,8 +1,8 @@
 /**
- * A bucket that counts: it wraps the one that makes the requests, so that each try is a request, as it is in the bill.
+ * A bucket that counts. It wraps the one that makes the requests, so that each try counts, as it does in the bill.
  *
- * A HEAD is a `get` of nothing, which is what S3 is asked then. Not counted is what opens the bucket, and the second
- * request that s3_bucket.ts makes of a `get` behind an object's end and, once, to find out how a store takes ETags.
+ * A `get` of no bytes counts as a HEAD, which is what it is. Not counted are the requests that open the bucket, and the
+ * second one that s3_bucket.ts makes for a `get` behind an object's end and, once, to find out how a store takes ETags.
  */
 import type { Clock } from "../clock.ts";
 import { OperationCounts } from "../counters.ts";

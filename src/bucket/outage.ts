@@ -4,8 +4,8 @@
  * A request is *stuck* when it still fails OUTAGE_MS_MIN after it was made, when only a person can lift what it
  * failed of, or when it has been silent for long and nothing else was answered meanwhile. An outage lasts from the
  * first request that is stuck until none is; it has a line when it begins, one every OUTAGE_REPORT_MS, and one when it
- * ends. A request that fails in passing is not mentioned: S3 under load answers 503 now and then, and
- * ever new such requests, one after the other, make no outage either.
+ * ends. A request that soon succeeds is not mentioned, nor are many of them one after the other: S3 under load answers
+ * 503 now and then.
  */
 import type { Clock } from "../clock.ts";
 import type { UnavailableError } from "../errors.ts";

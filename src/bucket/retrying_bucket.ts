@@ -5,7 +5,7 @@
  * One thing it can't hide: when a try's answer was lost, the try may have taken effect. A `get`, `list`,
  * `delete` or plain `put` made again does no harm. A put with a condition made again then says
  * `{ stored: false }`, because its own first try is there. That is passed on as it is: only the caller can
- * read in the object whose it is (DESIGN.md, section 6).
+ * tell from the object who stored it (uploader.ts).
  */
 import { TRY_BYTES_UNKNOWN } from "../limits.ts";
 import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";

@@ -1,7 +1,7 @@
 /**
- * Tells the kernel that this process has a part in giving memory back: what is written to a disk that we serve has to
- * come through here (prctl(2), PR_SET_IO_FLUSHER, Linux 5.6). A kernel short of memory then does not have us, who
- * ask for some, wait for that very disk, and does not slow us down for what it has yet to write to it.
+ * Tells the kernel that its dirty pages leave through this process (prctl(2), PR_SET_IO_FLUSHER, Linux 5.6). When
+ * memory is short it then neither lets our own allocations wait for the disk that we serve nor slows us down for what it
+ * has yet to write to it.
  *
  * It holds for the calling thread, the one that does all the serving, and those that it starts from then on.
  */

@@ -2,7 +2,8 @@
  * What Deno has no words for, through the C library: sockets whose numbers can be handed to the kernel, and the files
  * of /proc, /sys and /dev, which Deno opens only to a program that has every permission.
  *
- * Every call blocks the thread until it is done: this is for commands that do one thing and end, not for the server.
+ * Every call blocks the thread until it is done: for commands that do one thing and end, and of the server only for
+ * what does not wait.
  * Constants are those of Linux on x86-64 and arm64, from the headers named beside them.
  */
 
@@ -31,8 +32,8 @@ export const EAGAIN = 11;
 export const EACCES = 13;
 export const EBUSY = 16;
 export const EINVAL = 22;
-export const ENODEV = 19;
-export const ENXIO = 6;
+const ENODEV = 19;
+const ENXIO = 6;
 export const ECONNREFUSED = 111;
 
 /** A system call failed, or the kernel answered a message with an error. */
@@ -75,7 +76,7 @@ function libc() {
 }
 
 /** The system's words for an error number. */
-export function errnoText(errno: number): string {
+function errnoText(errno: number): string {
   return Deno.UnsafePointerView.getCString(libc().strerror(errno)!);
 }
 

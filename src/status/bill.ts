@@ -1,6 +1,6 @@
 /**
- * What a month would cost: 30 days that go on as the time since the process began, with what is stored now. S3 lists at
- * the price of PUT, asks for a HEAD that of GET, and deletes for nothing. The page's bill is the same.
+ * What a month would cost: 30 days at the rate of requests since the process began, with what is stored now. S3 charges
+ * for a LIST as for a PUT, for a HEAD as for a GET, and for a DELETE nothing. The page's bill is the same.
  */
 import { GIB } from "../limits.ts";
 import type { StatusReport } from "./report.ts";

@@ -3,7 +3,7 @@
  *
  * Its parts lie in the folder page/ as a browser's developer would expect them and are joined here. They are imported
  * as text (`raw-imports` in deno.json), which `deno bundle` puts into the executable. The modules are checked against
- * report.ts as modules; joined they share one scope, so that no two of them may have a name of the same spelling.
+ * report.ts as modules; joined they share one scope, so that no name may be declared in two of them.
  */
 import uPlotLicence from "uplot/LICENSE" with { type: "text" };
 import uPlotScript from "uplot/dist/uPlot.iife.min.js" with { type: "text" };

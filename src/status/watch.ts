@@ -1,7 +1,6 @@
 /**
  * `elasticdrive status`: once, or again and again. On a terminal a watch has a screen of its own, which is gone when it
- * ends; elsewhere it prints a block now and then. A drive that is away, or is another process than before, is said to
- * be, and asked on.
+ * ends; elsewhere it prints a block now and then. When the drive is away, or was started again, it says so and goes on.
  */
 import { type Clock, sleep } from "../clock.ts";
 import { UsageError } from "../errors.ts";

@@ -1,10 +1,10 @@
 /**
- * A description of a volume from what little says much: volume.json, lease.json, the names of all objects, and the
- * newest checkpoint's root with its table of segments. Nothing is claimed and nothing stored, so a drive may have the
- * volume open meanwhile.
+ * A description of a volume from a few small reads: volume.json, lease.json, the names of all objects, and the newest
+ * checkpoint's root with its table of segments. Nothing is claimed and nothing stored, so a drive may have the volume
+ * open meanwhile.
  *
- * What is live now only the whole map and the log behind it know, so that is of the newest checkpoint. What is stored is
- * exact: a segment behind the checkpoint is asked for its size.
+ * What is stored is exact: a segment behind the checkpoint is asked for its size. What is live is as of the newest
+ * checkpoint: to know it now would take the whole map and the log behind it.
  */
 import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";

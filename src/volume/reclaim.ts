@@ -3,9 +3,9 @@
  *
  *   live ──(every record of it has been written anew, or trimmed)──▶ dead ──(checkpoint)──▶ deleted
  *
- * A segment that nothing in the map names is *dead*, and stays so: the map only ever takes in new segments. (A claim
- * is none of the segments meant here, and never deleted.) It is deleted behind a checkpoint that says so, if it is not newer than the checkpoint before that: should
- * the newest be damaged, opening replays the headers of all segments behind the older.
+ * A segment that nothing in the map names is *dead*, and stays so: the map only ever takes in new segments. It is
+ * deleted once a checkpoint without it is stored, but not if it is newer than the checkpoint before that one: should the
+ * newest be damaged, opening replays the headers of all segments behind the older. Claims are never deleted.
  *
  * When garbage has become much, the emptiest segments are made dead: what is live in them is brought into the
  * cache and marked dirty, so that it travels in the next batches as any write does. It is newest data

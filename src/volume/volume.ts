@@ -110,9 +110,9 @@ export class Volume implements BlockDevice {
   /** The epoch claimed by this opening. */
   readonly epoch: number;
   /**
-   * The epoch since which this machine alone has had the volume, and of what a writer acknowledged, flushed or not,
-   * nothing was lost: it stored all of it, or its journal survived it (`survivedSince`). A client that outlives a writer, as the kernel does, may go on with the next one only as long as
-   * this stays the same: else it takes for written what is lost, or for read what is changed.
+   * The epoch since which this machine alone has had the volume, and nothing that a writer acknowledged, flushed or not,
+   * was lost: each stored all of it, or its journal survived it (`survivedSince`). A client that outlives a writer, as
+   * the kernel does, may go on with the next one only if this is the same: else the disk is not what it knows.
    */
   readonly unbrokenSince: number;
 
