@@ -28,12 +28,12 @@ import {
 import {
   defaultSettings,
   describe,
-  findConfig,
   isLoopback,
   parseConfig,
   type Settings,
   volumeName,
 } from "./src/config.ts";
+import { findConfig } from "./src/config_file.ts";
 import { JOURNAL_OFF, STATUS_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { drainOnSignal, nextSignal } from "./src/drain.ts";

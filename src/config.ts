@@ -1,15 +1,15 @@
 /**
- * The configuration: finds config.ini, reads it, checks it and says what came out.
+ * The configuration: reads the text of a config.ini, checks it and says what came out.
  *
- * The file is read here, line by line, rather than by an INI library, because every mistake must name
- * its line: `[section]`, `key = value`, and lines that begin with `#` or `;` for comments. There are no
- * comments behind a value (a secret may contain `#`) and quotes are part of the value. All mistakes of
+ * It is read here, line by line, rather than by an INI library, because every mistake must name its
+ * line: `[section]`, `key = value`, and lines that begin with `#` or `;` for comments. There are no
+ * comments behind a value (a secret may contain `#`) and quotes are part of the value. The mistakes of
  * a file are reported together, in one `UsageError` with a line of text for each; no message contains a
  * secret. A file of the original program is accepted as it is.
  */
 
-import { basename, dirname, join, resolve } from "node:path";
-import { messageOf, UsageError } from "./errors.ts";
+import { basename, dirname, resolve } from "node:path";
+import { UsageError } from "./errors.ts";
 import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
 import { JOURNAL_OFF, type Section, SECTIONS, showAddress, STATUS_OFF } from "./config_keys.ts";
 import { cut, isName, mayHoldSecret, suggest } from "./config_quotes.ts";
@@ -36,6 +36,9 @@ const S3_ONLY: readonly Field[] = ["endpoint", "region", "pathStyle", "storageCl
 /** What sockaddr_un has room for before its zero. */
 const SOCKET_PATH_BYTES_MAX = 107;
 
+/** Of a file that is no config.ini at all. */
+const MISTAKES_SHOWN_MAX = 30;
+
 /** The values of a file and where they stand; a key whose value is not allowed has a line but no value. */
 interface Found {
   readonly values: { -readonly [F in Field]?: Given[F] };
@@ -60,7 +63,10 @@ class Mistakes {
     if (this.#list.length === 0) return;
     const sorted = this.#list.toSorted((a, b) => a.line - b.line);
     const place = (line: number) => line ? `${this.#fileName}:${line}` : this.#fileName;
-    throw new UsageError(sorted.map((m) => `${place(m.line)}: ${m.message}`).join("\n"));
+    const lines = sorted.slice(0, MISTAKES_SHOWN_MAX).map((m) => `${place(m.line)}: ${m.message}`);
+    const more = sorted.length - lines.length;
+    if (more > 0) lines.push(`${this.#fileName}: ${more} more`);
+    throw new UsageError(lines.join("\n"));
   }
 }
 
@@ -341,59 +347,4 @@ function showValue<F extends Field>(settings: Settings, field: F): string {
   if (key.secretExceptLast === undefined) return key.kind.show(value as Given[F]);
   const shown = String(value);
   return `****${shown.slice(shown.length - key.secretExceptLast)}`;
-}
-
-/** A configuration file as found on disk. */
-export interface ConfigFile {
-  readonly path: string;
-  readonly text: string;
-  /** What the user should change about the file itself. */
-  readonly warning?: string;
-}
-
-/**
- * The file to read: `explicit` (from -c) and no other, else config.ini beside the executable, else
- * config.ini in the working directory, else undefined. Its path is free of symbolic links. Throws a `UsageError` if
- * `explicit` is missing or a file that is there can't be read.
- */
-export function findConfig(
-  explicit: string | undefined,
-  executableDir: string,
-  cwd: string,
-): ConfigFile | undefined {
-  const places = [join(executableDir, "config.ini"), join(cwd, "config.ini")];
-  for (const path of explicit === undefined ? places : [resolve(cwd, explicit)]) {
-    try {
-      // a symbolic link leads to the folder that relative paths begin at
-      const real = Deno.realPathSync(path);
-      const text = readHandedOver(real) ?? Deno.readTextFileSync(real);
-      return { path: real, text, warning: readableByOthers(real, text) };
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) {
-        throw new UsageError(`${path}: can't be read: ${messageOf(error)}`);
-      }
-      if (explicit !== undefined) throw new UsageError(`${path}: no such file (given with -c)`);
-    }
-  }
-  return undefined;
-}
-
-/** A file that only root may read: systemd hands it to the service under the same name (systemd.exec(5), LoadCredential=). */
-function readHandedOver(path: string): string | undefined {
-  const folder = Deno.env.get("CREDENTIALS_DIRECTORY");
-  if (!folder) return undefined;
-  try {
-    return Deno.readTextFileSync(join(folder, basename(path)));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }
-}
-
-function readableByOthers(path: string, text: string): string | undefined {
-  if (!/^\s*AWS_SECRET_ACCESS_KEY\s*=/im.test(text)) return undefined;
-  const mode = (Deno.statSync(path).mode ?? 0) & 0o777;
-  if ((mode & 0o044) === 0) return undefined;
-  const octal = mode.toString(8).padStart(4, "0");
-  return `${path} holds a secret and others can read it (mode ${octal}); correct it with: chmod 600 ${path}`;
 }

@@ -1,12 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { join } from "node:path";
-import {
-  type ConfigFile,
-  defaultSettings,
-  describe,
-  findConfig,
-  parseConfig,
-} from "../../src/config.ts";
+import { defaultSettings, describe, parseConfig } from "../../src/config.ts";
+import { type ConfigFile, findConfig } from "../../src/config_file.ts";
 import { FIELDS, KEYS } from "../../src/config_keys.ts";
 import { UsageError } from "../../src/errors.ts";
 import { ORIGINAL_CONFIG } from "../support/original_config.ts";
@@ -133,13 +128,14 @@ Deno.test("what systemd hands over is read in place of the file of that name", (
 
 Deno.test("a config.ini that is there but can't be read is an error, not a reason to look on", () => {
   using at = folders();
-  Deno.mkdirSync(join(at.executableDir, "config.ini"));
+  const path = join(at.executableDir, "config.ini");
   Deno.writeTextFileSync(join(at.cwd, "config.ini"), "second");
-  assertThrows(
-    () => findConfig(undefined, at.executableDir, at.cwd),
-    UsageError,
-    `${join(at.executableDir, "config.ini")}: can't be read: `,
-  );
+  const find = () => findConfig(undefined, at.executableDir, at.cwd);
+  Deno.mkdirSync(path);
+  assertThrows(find, UsageError, `${path}: can't be read: `);
+  Deno.removeSync(path);
+  Deno.symlinkSync(join(at.dir, "nowhere.ini"), path);
+  assertThrows(find, UsageError, `${path}: a symbolic link to nothing`);
 });
 
 Deno.test("a file that holds a secret and that others can read is warned of", () => {

@@ -471,3 +471,9 @@ Deno.test("all mistakes are reported together, in the order of their lines", () 
   const lines = ["", ":2", ":3", ":5", ":6", ":7"];
   assertEquals(places, lines.map((line) => `config.ini${line}`));
 });
+
+Deno.test("of a file that is something else the first mistakes are shown, and the rest is counted", () => {
+  const mistakes = mistakesOf("what\n".repeat(1000));
+  assertEquals(mistakes.length, 31);
+  assertEquals(mistakes.at(-1), "config.ini: 971 more");
+});
