@@ -16,21 +16,22 @@ export const EXIT_NOT_STORED = 4;
 
 export const HELP = `ElasticDrive ${VERSION}: a disk in an S3 bucket, served over NBD
 
-usage: elasticdrive [-c FILE] [--takeover]     serve the drive
-       elasticdrive [-c FILE] check            read the whole volume and say what is damaged; changes nothing
-       elasticdrive [-c FILE] status           say how the drive that is served is, what it does and what it costs
-                                               [--watch] [--json]; 1 if it is not well, 2 if none answers
-       elasticdrive [-c FILE] info             say what the volume is and what is stored of it, from the bucket alone; changes
-                                               nothing, and works beside a drive that serves it [--json]
-       elasticdrive [-c FILE] reclaim          give back all the space that nothing needs, while no drive serves it
-                                               (one that does gives it back by itself, or at once on SIGUSR1)
-       elasticdrive [-c FILE] check-config     say what the configuration comes to, or what is wrong with it
-       elasticdrive [-c FILE] attach DEVICE    make the drive that is served /dev/nbd0, or another of these; after
-                                               a restart of the server, give that its connection back
-       elasticdrive [-c FILE] detach DEVICE    store what was written to it and let go of it [--force]
+usage: elasticdrive [-c FILE] [--takeover]    serve the drive
+       elasticdrive [-c FILE] check           read all that the volume needs and say what is damaged
+       elasticdrive [-c FILE] status          say how the running drive is and what it costs
+                                              [--watch] [--json]; 1 if not well, 2 if none answers
+       elasticdrive [-c FILE] info            say what the volume is, from the bucket alone [--json]
+       elasticdrive [-c FILE] reclaim         give back the space that nothing needs, while no drive
+                                              runs (one that runs does so by itself, or at SIGUSR1)
+       elasticdrive [-c FILE] check-config    say what the configuration comes to, or what is wrong
+       elasticdrive [-c FILE] attach DEVICE   make the running drive the device, such as /dev/nbd0;
+                                              after a restart of the drive, reconnect the device
+       elasticdrive [-c FILE] detach DEVICE   store what was written to it and let go of it [--force]
 
-  -c, --config FILE   the configuration; else config.ini beside the program, or in the working directory,
-                      or, if there is none, a 1 GiB drive in ./elasticdrive-data
+check, status, info and check-config change nothing; check and info also work beside a running drive.
+
+  -c, --config FILE   the configuration; else config.ini beside the program or in the working
+                      directory, or, if there is none, a 1 GiB drive in ./elasticdrive-data
   --takeover          fence a writer that seems to be alive: it can store nothing more
   --force             detach also what is in use, or has no server any more: what waits for it fails
   --watch             go on saying it, with what happened in between, until Ctrl-C
@@ -39,8 +40,8 @@ usage: elasticdrive [-c FILE] [--takeover]     serve the drive
   -V, --version       the version
 
 Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
-Exit codes: 0 clean, 1 check found damage or status trouble, 2 configuration or start-up refused, 3 fenced by another
-writer, 4 stopped with data not stored.`;
+Exit codes: 0 clean, 1 check found damage or status trouble, 2 configuration or start-up refused,
+3 fenced by another writer, 4 stopped with data not stored.`;
 
 const WORDS = ["status", "check", "info", "reclaim", "check-config", "attach", "detach"] as const;
 

@@ -1,7 +1,6 @@
 /**
- * How a read is answered: at once, straight from the device into the buffer of replies, or, if it is a large one, from
- * where the device has it into the socket; or, when it has to wait or is too large for that, later, from memory of its
- * own.
+ * How a read is answered: at once, copied into the buffer of replies or, if it is large, sent from where the device has
+ * it; or later, from memory of its own, when it has to wait or is too large for the buffer.
  *
  * With structured replies a later answer travels in pieces, each sent as soon as it is there: holes as holes,
  * and of a piece that can't be read what can be, with the offset of what can't

@@ -43,7 +43,7 @@ Deno.test("--help names every option and exit code, --version the version", asyn
     ) {
       assertStringIncludes(stdout, word);
     }
-    assertMatch(stdout, /0 clean, 1 .*, 2 .*, 3 .*, 4 /s);
+    assertMatch(stdout, /0 clean,\s1 .*,\s2 .*,\s3 .*,\s4 /s);
   }
   for (const option of ["--version", "-V"]) {
     const { code, stdout } = await runElasticDrive([option]);
