@@ -45,6 +45,7 @@ import { BLOCK_BYTES, JOURNAL_SHARE, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "
 import { attach, detach } from "./src/linux/attach.ts";
 import { infoJson, showInfo } from "./src/info.ts";
 import { directSockets } from "./src/linux/direct_socket.ts";
+import { hugeBuffers } from "./src/linux/huge_pages.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
 import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
@@ -220,6 +221,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     logger,
     host,
     survivedSince: (uuid, epoch) => folder?.unbrokenSince(uuid, epoch),
+    newBuffer: hugeBuffers(),
     onReading: reading.onReading,
     onFailure: (error) => {
       logger.error(error.message);

@@ -54,6 +54,7 @@ export class Uploader {
   readonly #bucket: Bucket;
   readonly #writer: Writer;
   readonly #segmentBytesMax: number;
+  readonly #newBuffer: (bytes: number) => Uint8Array;
   /** While there is none, all other PUTs are under way and the segment that was numbered last waits for one to end. */
   readonly #freeBuffers: (Uint8Array | null)[];
   /** Lets that segment go. */
@@ -66,6 +67,7 @@ export class Uploader {
    * @param uploads PUTs at a time; each has a buffer, made when first used, as has the segment that is next
    * @param lastSeq the newest segment of the log, which is stored
    * @param segmentBytesMax size of the buffers; less than SEGMENT_BYTES_MAX will do where no batch is so large
+   * @param newBuffer makes them
    */
   constructor(
     bucket: Bucket,
@@ -73,8 +75,10 @@ export class Uploader {
     uploads: number,
     lastSeq: number,
     segmentBytesMax = SEGMENT_BYTES_MAX,
+    newBuffer: (bytes: number) => Uint8Array = (bytes) => new Uint8Array(bytes),
   ) {
     this.#segmentBytesMax = segmentBytesMax;
+    this.#newBuffer = newBuffer;
     this.#bucket = bucket;
     this.#writer = writer;
     this.#freeBuffers = new Array(uploads + 1).fill(null);
@@ -109,7 +113,7 @@ export class Uploader {
    * @throws FencedError if a writer with a higher epoch has the place
    */
   async store(fill: (seq: number, buffer: Uint8Array) => Uint8Array): Promise<void> {
-    const buffer = this.#freeBuffers.pop() ?? new Uint8Array(this.#segmentBytesMax);
+    const buffer = this.#freeBuffers.pop() ?? this.#newBuffer(this.#segmentBytesMax);
     const seq = this.#nextSeq++;
     if (seq > SEQ_MAX) throw new Error(`the log is full: ${SEQ_MAX} segments`);
     const bytes = fill(seq, buffer);

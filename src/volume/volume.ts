@@ -93,6 +93,8 @@ export interface Surroundings {
    * store will be written again before anybody uses the volume; else undefined.
    */
   survivedSince?: (uuid: string, epoch: number) => number | undefined;
+  /** Makes the memory that segments are filled in; undefined: as all other memory. */
+  newBuffer?: (bytes: number) => Uint8Array;
   /** Told while the volume is opened. */
   onReading?: OnReading;
   /** Told once if the open volume has failed for good; a FencedError if another writer has it. */
@@ -187,7 +189,7 @@ export class Volume implements BlockDevice {
     recovered: Recovered,
     unbrokenSince?: number,
   ) {
-    const { bucket, clock, logger, host } = around;
+    const { bucket, clock, logger, host, newBuffer } = around;
     const { map, writer, lastSeq } = recovered;
     this.info = info;
     this.sizeBytes = info.volumeBytes;
@@ -210,8 +212,8 @@ export class Volume implements BlockDevice {
     const { segmentDataBytes = SEGMENT_DATA_BYTES_MAX, garbageBytesMin = RECLAIM_BYTES_MIN } =
       options;
     const batchBytesMax = contents.dirtyStripesMax * stripeBytes;
-    const segmentBytesMax = segmentBytesFor(Math.min(segmentDataBytes, batchBytesMax));
-    const uploader = new Uploader(bucket, writer, options.uploads, lastSeq, segmentBytesMax);
+    const bufferBytes = segmentBytesFor(Math.min(segmentDataBytes, batchBytesMax));
+    const uploader = new Uploader(bucket, writer, options.uploads, lastSeq, bufferBytes, newBuffer);
     const fetcher = new Fetcher(contents, bucket, () => this.#confirm());
     const flush = new FlushPath(
       contents,

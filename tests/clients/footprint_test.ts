@@ -113,6 +113,15 @@ testInDirectory({
     await drive.stopClean();
   },
 
+  "segments are filled in memory on huge pages": async (bucket) => {
+    await using drive = await Drive.start({ bucket, size: "64M" });
+    const isOnHugePages = () => / hg( |$)/m.test(Deno.readTextFileSync(`/proc/${drive.pid}/smaps`)); // proc(5), VmFlags
+    assert(!isOnHugePages());
+    await run("qemu-io", ["-f", "raw", "-c", "write -P 7 0 1M", "-c", "flush", drive.uri]);
+    assert(isOnHugePages());
+    await drive.stopClean();
+  },
+
   "starting, and standing by, takes less than 128 MiB": async (bucket) => {
     await using drive = await Drive.start({ bucket, size: "64M" });
     const peak = drive.memoryBytes("VmHWM");
