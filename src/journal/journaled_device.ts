@@ -118,18 +118,18 @@ export class JournaledDevice implements BlockDevice {
   }
 
   write(offset: number, data: Uint8Array): Done {
-    this.#record({ kind: CHANGE_WRITE, offset, length: data.length, data });
-    return this.#keepPending(this.#device.write(offset, data));
+    const change: Change = { kind: CHANGE_WRITE, offset, length: data.length, data };
+    return this.#record(change, () => this.#device.write(offset, data));
   }
 
   trim(offset: number, length: number): Done {
-    this.#record({ kind: CHANGE_TRIM, offset, length, data: NO_DATA });
-    return this.#keepPending(this.#device.trim(offset, length));
+    const change: Change = { kind: CHANGE_TRIM, offset, length, data: NO_DATA };
+    return this.#record(change, () => this.#device.trim(offset, length));
   }
 
   zero(offset: number, length: number): Done {
-    this.#record({ kind: CHANGE_ZERO, offset, length, data: NO_DATA });
-    return this.#keepPending(this.#device.zero(offset, length));
+    const change: Change = { kind: CHANGE_ZERO, offset, length, data: NO_DATA };
+    return this.#record(change, () => this.#device.zero(offset, length));
   }
 
   zeroesFast(offset: number, length: number): boolean {
@@ -166,18 +166,29 @@ export class JournaledDevice implements BlockDevice {
     this.#current = undefined;
   }
 
-  #record(change: Change): void {
+  /** Records a change and makes it. Only then may a flush begin that is to have it stored. */
+  #record(change: Change, make: () => Done): Done {
+    const why = this.#append(change);
+    try {
+      return this.#keepPending(make());
+    } finally {
+      if (why !== undefined) this.#giveUp(why);
+      else if (this.#current && this.#current.bytes >= this.#options.fileBytesMax) this.#rotate();
+    }
+  }
+
+  /** Returns why the journal can't be trusted any more, if so. */
+  #append(change: Change): string | undefined {
     const file = this.#current;
-    if (file === undefined) return;
+    if (file === undefined) return undefined;
     try {
       file.append(change);
     } catch (error) {
-      return this.#giveUp(messageOf(error));
+      return messageOf(error);
     }
-    if (this.#oldBytes + file.bytes > this.#options.bytesMax) {
-      return this.#giveUp(`more than ${this.#options.bytesMax} bytes are not stored`);
-    }
-    if (file.bytes >= this.#options.fileBytesMax) this.#rotate();
+    const { bytesMax } = this.#options;
+    const isTooMuch = this.#oldBytes + file.bytes > bytesMax;
+    return isTooMuch ? `more than ${bytesMax} bytes are not stored` : undefined;
   }
 
   #keepPending(done: Done): Done {

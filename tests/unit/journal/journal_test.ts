@@ -145,6 +145,28 @@ Deno.test("a full file is followed by another and stored unasked, and a time-out
     assertEquals(files(), [2]);
   }));
 
+Deno.test("the change that fills a file, or is too much for the journal, is stored before either is done with", () =>
+  onMachine(async ({ folder, start }) => {
+    for (const [epoch, limits] of [{ fileBytesMax: 64 * KIB }, { bytesMax: 64 * KIB }].entries()) {
+      const device = new MemoryDevice(1024 * KIB);
+      const { journaled, files, names } = await start(device, 2 * epoch + 1, limits);
+      const isDealtWith = () =>
+        names().every((name) => !name.endsWith("incomplete")) && files()[0] > 1;
+      for (let at = 0; at < 15; at++) journaled.write(at * 4096, blocks(1, at));
+      device.record = true;
+      device.holds = (verb) => verb === "write";
+      const waiting = journaled.write(15 * 4096, blocks(1, 15));
+      await settle();
+      assertEquals([device.calls, isDealtWith()], [["write 61440 4096"], false]);
+      device.holds = () => false;
+      device.release();
+      await waiting;
+      await settle();
+      assertEquals([device.calls, isDealtWith()], [["write 61440 4096", "flush 0 0"], true]);
+      assertEquals(folder.unbrokenSince(UUID, 2 * epoch + 1), 2 * epoch + 1);
+    }
+  }));
+
 Deno.test("a journal that grows too large is trusted no more, until what it lacks is stored", () =>
   onMachine(async ({ folder, start }) => {
     const device = withoutBucket();
