@@ -94,15 +94,19 @@ export class JournaledDevice implements BlockDevice {
     let changes = 0;
     for (const number of this.oldFiles) {
       const bytes = Deno.readFileSync(this.#pathOf(number));
-      for (const { kind, offset, length, data } of changesIn(bytes)) {
-        if (kind === CHANGE_WRITE) await this.#device.write(offset, data);
-        else if (kind === CHANGE_TRIM) await this.#device.trim(offset, length);
-        else await this.#device.zero(offset, length);
+      for (const change of changesIn(bytes)) {
+        await untilInTime(() => this.#make(change));
         changes++;
       }
       this.#retire(number, bytes.length);
     }
     return changes;
+  }
+
+  #make({ kind, offset, length, data }: Change): Done {
+    if (kind === CHANGE_WRITE) return this.#device.write(offset, data);
+    if (kind === CHANGE_TRIM) return this.#device.trim(offset, length);
+    return this.#device.zero(offset, length);
   }
 
   tryRead(offset: number, target: Uint8Array): boolean {
@@ -118,18 +122,15 @@ export class JournaledDevice implements BlockDevice {
   }
 
   write(offset: number, data: Uint8Array): Done {
-    const change: Change = { kind: CHANGE_WRITE, offset, length: data.length, data };
-    return this.#record(change, () => this.#device.write(offset, data));
+    return this.#record({ kind: CHANGE_WRITE, offset, length: data.length, data });
   }
 
   trim(offset: number, length: number): Done {
-    const change: Change = { kind: CHANGE_TRIM, offset, length, data: NO_DATA };
-    return this.#record(change, () => this.#device.trim(offset, length));
+    return this.#record({ kind: CHANGE_TRIM, offset, length, data: NO_DATA });
   }
 
   zero(offset: number, length: number): Done {
-    const change: Change = { kind: CHANGE_ZERO, offset, length, data: NO_DATA };
-    return this.#record(change, () => this.#device.zero(offset, length));
+    return this.#record({ kind: CHANGE_ZERO, offset, length, data: NO_DATA });
   }
 
   zeroesFast(offset: number, length: number): boolean {
@@ -167,10 +168,10 @@ export class JournaledDevice implements BlockDevice {
   }
 
   /** Records a change and makes it. Only then may a flush begin that is to have it stored. */
-  #record(change: Change, make: () => Done): Done {
+  #record(change: Change): Done {
     const why = this.#append(change);
     try {
-      return this.#keepPending(make());
+      return this.#keepPending(this.#make(change));
     } finally {
       if (why !== undefined) this.#giveUp(why);
       else if (this.#current && this.#current.bytes >= this.#options.fileBytesMax) this.#rotate();
@@ -234,13 +235,11 @@ export class JournaledDevice implements BlockDevice {
   async #stored(): Promise<boolean> {
     // with nothing pending the flush begins in this turn, and shares a batch with that of a client
     if (this.#pending.size > 0) await Promise.all(this.#pending);
-    for (;;) {
-      try {
-        await this.#device.flush();
-        return true;
-      } catch (error) {
-        if (!(error instanceof TimeoutError)) return false;
-      }
+    try {
+      await untilInTime(() => this.#device.flush());
+      return true;
+    } catch {
+      return false;
     }
   }
 
@@ -273,5 +272,16 @@ export class JournaledDevice implements BlockDevice {
 
   #pathOf(number: number): string {
     return join(this.#folder, String(number));
+  }
+}
+
+/** Does what has a time limit for a client's sake, on and on until it has kept it. */
+async function untilInTime(act: () => Done): Promise<void> {
+  for (;;) {
+    try {
+      return await act();
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+    }
   }
 }

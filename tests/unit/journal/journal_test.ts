@@ -95,6 +95,21 @@ Deno.test("what a dead process acknowledged and did not store is made again, in 
     second.releaseAll();
   }));
 
+Deno.test("what is made again waits for the bucket as long as it takes, whatever a client's time limit is", () =>
+  onMachine(async ({ start }) => {
+    const { journaled } = await start(withoutBucket(), 1);
+    for (const value of [1, 2]) journaled.write(7, new Uint8Array(5).fill(value));
+    const device = new MemoryDevice(1024 * KIB);
+    device.holds = (verb) => verb === "write";
+    const next = start(device, 2);
+    await device.untilHeld(1);
+    device.failHeld(new TimeoutError("no answer"));
+    await device.untilHeld(1);
+    device.holds = () => false;
+    device.release();
+    assertEquals([(await next).replayed, device.bytes[7]], [2, 2]);
+  }));
+
 Deno.test("a file goes when all in it is stored, the oldest first, and nothing is left after the end", () =>
   onMachine(async ({ start }) => {
     const device = withoutBucket();
