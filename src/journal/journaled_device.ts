@@ -89,17 +89,27 @@ export class JournaledDevice implements BlockDevice {
     return this.#options.bytesMax;
   }
 
-  /** Makes the changes of the old files; to be awaited before the first request. Returns how many there were. */
+  /**
+   * Makes the changes of the old files; to be awaited before the first request. Returns how many there were.
+   *
+   * What is stored may be ahead of the oldest of them. If the machine crashed when a part of them was stored, some of
+   * the disk would be as it was before, and some as it was later.
+   */
   async replay(): Promise<number> {
     let changes = 0;
-    for (const number of this.oldFiles) {
-      const bytes = Deno.readFileSync(this.#pathOf(number));
-      for (const change of changesIn(bytes)) {
-        await untilInTime(() => this.#make(change));
-        changes++;
+    const made: [number: number, bytes: number][] = [];
+    const makeAll = async () => {
+      for (const number of this.oldFiles) {
+        const bytes = Deno.readFileSync(this.#pathOf(number));
+        for (const change of changesIn(bytes)) {
+          await untilInTime(() => this.#make(change));
+          changes++;
+        }
+        made.push([number, bytes.length]);
       }
-      this.#retire(number, bytes.length);
-    }
+    };
+    await (this.#device.together?.(makeAll) ?? makeAll());
+    for (const [number, bytes] of made) this.#retire(number, bytes);
     return changes;
   }
 

@@ -5,7 +5,7 @@ import { JournalFolder } from "../../../src/journal/journal_folder.ts";
 import { JournaledDevice, type JournalOptions } from "../../../src/journal/journaled_device.ts";
 import { silentLogger } from "../../../src/logger.ts";
 import type { Volume } from "../../../src/volume/volume.ts";
-import { settle } from "../../support/manual_clock.ts";
+import { ManualClock, settle } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 import { MemoryDevice } from "../../support/memory_device.ts";
 import { Scratch } from "../../support/scratch.ts";
@@ -282,4 +282,42 @@ Deno.test("a volume whose process dies is whole and unbroken with its journal, a
     const without = await open(false);
     assert(without.volume.unbrokenSince > first.volume.unbrokenSince);
     die(without);
+  }));
+
+Deno.test("a machine that crashes while changes are made again leaves no part of them over what is stored", () =>
+  onMachine(async ({ folder }) => {
+    const bucket = new MemoryBucket();
+    const clock = new ManualClock();
+    const open = async () => {
+      const { volume } = await openVolume({}, {
+        bucket,
+        clock,
+        survivedSince: (uuid, epoch) => folder.unbrokenSince(uuid, epoch),
+      });
+      const { path, files } = folder.adopt(volume.info.uuid, volume.epoch, volume.unbrokenSince);
+      return { volume, path, journaled: new JournaledDevice(volume, path, files, OPTIONS) };
+    };
+    const first = await open();
+    first.journaled.write(0, blocks(1, 1));
+    first.journaled.write(5 * 4096 + 7, new Uint8Array(5).fill(3));
+    first.journaled.write(0, blocks(1, 2));
+    const file = join(first.path, "1");
+    const bytes = Deno.readFileSync(file);
+    await first.journaled.flush();
+    await settle();
+    Deno.writeFileSync(file, bytes); // it died just before the file was to go
+    first.volume.abandon();
+    first.journaled.abandon();
+
+    const second = await open();
+    bucket.hold("get");
+    void second.journaled.replay(); // waits for the block of which a part is written
+    await bucket.untilHeld(1);
+    await clock.advance(60_000);
+    const left = bucket.copy();
+    second.volume.abandon();
+    second.journaled.abandon();
+    const after = await openVolume({}, { bucket: left, clock });
+    assertEquals((await readBytes(after.volume, 0, 1))[0], 2);
+    after.volume.abandon();
   }));
