@@ -11,6 +11,8 @@
  *
  * Promises
  * - While the journal's folder has its own name, it holds every change that is acknowledged and not stored.
+ * - If the machine crashes while changes are made again, all of them are stored or none, if they have room in what may
+ *   be dirty.
  * - It never delays or fails a request. When the files exceed `bytesMax` (S3 is away and the same blocks are
  *   written again and again), or can't be written, it is given up: the folder is removed, so that nobody trusts it. A new
  *   one takes over when a flush has stored what was not recorded.
