@@ -11,6 +11,8 @@
  *
  * Promises
  * - While the journal's folder has its own name, it holds every change that is acknowledged and not stored.
+ * - If the machine crashes while changes are made again, all of them are stored or none, if they have room in what may
+ *   be dirty.
  * - It never delays or fails a request. When the files exceed `bytesMax` (S3 is away and the same blocks are
  *   written again and again), or can't be written, it is given up: the folder is removed, so that nobody trusts it. A new
  *   one takes over when a flush has stored what was not recorded.
@@ -89,20 +91,34 @@ export class JournaledDevice implements BlockDevice {
     return this.#options.bytesMax;
   }
 
-  /** Makes the changes of the old files; to be awaited before the first request. Returns how many there were. */
+  /**
+   * Makes the changes of the old files; to be awaited before the first request. Returns how many there were.
+   *
+   * What is stored may be ahead of the oldest of them. If the machine crashed when a part of them was stored, some of
+   * the disk would be as it was before, and some as it was later.
+   */
   async replay(): Promise<number> {
     let changes = 0;
-    for (const number of this.oldFiles) {
-      const bytes = Deno.readFileSync(this.#pathOf(number));
-      for (const { kind, offset, length, data } of changesIn(bytes)) {
-        if (kind === CHANGE_WRITE) await this.#device.write(offset, data);
-        else if (kind === CHANGE_TRIM) await this.#device.trim(offset, length);
-        else await this.#device.zero(offset, length);
-        changes++;
+    const made: [number: number, bytes: number][] = [];
+    const makeAll = async () => {
+      for (const number of this.oldFiles) {
+        const bytes = Deno.readFileSync(this.#pathOf(number));
+        for (const change of changesIn(bytes)) {
+          await untilInTime(() => this.#make(change));
+          changes++;
+        }
+        made.push([number, bytes.length]);
       }
-      this.#retire(number, bytes.length);
-    }
+    };
+    await (this.#device.together?.(makeAll) ?? makeAll());
+    for (const [number, bytes] of made) this.#retire(number, bytes);
     return changes;
+  }
+
+  #make({ kind, offset, length, data }: Change): Done {
+    if (kind === CHANGE_WRITE) return this.#device.write(offset, data);
+    if (kind === CHANGE_TRIM) return this.#device.trim(offset, length);
+    return this.#device.zero(offset, length);
   }
 
   tryRead(offset: number, target: Uint8Array): boolean {
@@ -118,18 +134,15 @@ export class JournaledDevice implements BlockDevice {
   }
 
   write(offset: number, data: Uint8Array): Done {
-    this.#record({ kind: CHANGE_WRITE, offset, length: data.length, data });
-    return this.#keepPending(this.#device.write(offset, data));
+    return this.#record({ kind: CHANGE_WRITE, offset, length: data.length, data });
   }
 
   trim(offset: number, length: number): Done {
-    this.#record({ kind: CHANGE_TRIM, offset, length, data: NO_DATA });
-    return this.#keepPending(this.#device.trim(offset, length));
+    return this.#record({ kind: CHANGE_TRIM, offset, length, data: NO_DATA });
   }
 
   zero(offset: number, length: number): Done {
-    this.#record({ kind: CHANGE_ZERO, offset, length, data: NO_DATA });
-    return this.#keepPending(this.#device.zero(offset, length));
+    return this.#record({ kind: CHANGE_ZERO, offset, length, data: NO_DATA });
   }
 
   zeroesFast(offset: number, length: number): boolean {
@@ -166,18 +179,29 @@ export class JournaledDevice implements BlockDevice {
     this.#current = undefined;
   }
 
-  #record(change: Change): void {
+  /** Records a change and makes it. Only then may a flush begin that is to have it stored. */
+  #record(change: Change): Done {
+    const why = this.#append(change);
+    try {
+      return this.#keepPending(this.#make(change));
+    } finally {
+      if (why !== undefined) this.#giveUp(why);
+      else if (this.#current && this.#current.bytes >= this.#options.fileBytesMax) this.#rotate();
+    }
+  }
+
+  /** Returns why the journal can't be trusted any more, if so. */
+  #append(change: Change): string | undefined {
     const file = this.#current;
-    if (file === undefined) return;
+    if (file === undefined) return undefined;
     try {
       file.append(change);
     } catch (error) {
-      return this.#giveUp(messageOf(error));
+      return messageOf(error);
     }
-    if (this.#oldBytes + file.bytes > this.#options.bytesMax) {
-      return this.#giveUp(`more than ${this.#options.bytesMax} bytes are not stored`);
-    }
-    if (file.bytes >= this.#options.fileBytesMax) this.#rotate();
+    const { bytesMax } = this.#options;
+    const isTooMuch = this.#oldBytes + file.bytes > bytesMax;
+    return isTooMuch ? `more than ${bytesMax} bytes are not stored` : undefined;
   }
 
   #keepPending(done: Done): Done {
@@ -223,13 +247,11 @@ export class JournaledDevice implements BlockDevice {
   async #stored(): Promise<boolean> {
     // with nothing pending the flush begins in this turn, and shares a batch with that of a client
     if (this.#pending.size > 0) await Promise.all(this.#pending);
-    for (;;) {
-      try {
-        await this.#device.flush();
-        return true;
-      } catch (error) {
-        if (!(error instanceof TimeoutError)) return false;
-      }
+    try {
+      await untilInTime(() => this.#device.flush());
+      return true;
+    } catch {
+      return false;
     }
   }
 
@@ -262,5 +284,16 @@ export class JournaledDevice implements BlockDevice {
 
   #pathOf(number: number): string {
     return join(this.#folder, String(number));
+  }
+}
+
+/** Does what has a time limit for a client's sake, on and on until it has kept it. */
+async function untilInTime(act: () => Done): Promise<void> {
+  for (;;) {
+    try {
+      return await act();
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+    }
   }
 }

@@ -55,6 +55,11 @@ export interface BlockDevice {
    * Undefined where that is not offered, or not now: then `write` it is.
    */
   place?(offset: number, length: number): Place | undefined;
+  /**
+   * Makes changes, the first of all, so that a crash leaves either all of them or none; if there is not room for that in
+   * memory they are stored as they are made. `act` asks for no flush.
+   */
+  together?(act: () => Promise<void>): Promise<void>;
   /** Gives up the whole blocks inside the range: they read as zeroes. */
   trim(offset: number, length: number): Done;
   /** Makes the range read as zeroes, to the byte. */

@@ -129,6 +129,8 @@ export function parsePage(key: string, number: number, bytes: Uint8Array): MapPa
   const page = new MapPage();
   let at = PAGE_HEADER_BYTES;
   const patchesAt = at + view.getUint32(8, true) * PAGE_BASE_BYTES;
+  const end = patchesAt + view.getUint32(12, true) * PAGE_PATCH_BYTES;
+  if (end !== bytes.length) throw damaged(`what it counts ends at ${end}, not ${bytes.length}`);
   for (; at < patchesAt; at += PAGE_BASE_BYTES) {
     const index = view.getUint32(at, true);
     for (let word = 0; word < 3; word++) {
@@ -226,8 +228,11 @@ export function parseRoot(key: string, bytes: Uint8Array, map: StripeMap): Root 
   checkCrc(damaged, "checkpoint", view.getUint32(8, true), bytes.subarray(12));
   const root: Root = { seq: getUint64(view, 16), epoch: getUint64(view, 24), pages: new Map() };
   if (checkpointKey(root.seq) !== key) throw damaged(`holds checkpoint ${root.seq}`);
+  const [pages, segments] = [view.getUint32(12, true), view.getUint32(32, true)];
   let at = ROOT_HEADER_BYTES;
-  for (let left = view.getUint32(12, true); left > 0; left--, at += ROOT_PAGE_BYTES) {
+  const end = at + pages * ROOT_PAGE_BYTES + segments * ROOT_SEGMENT_BYTES;
+  if (end !== bytes.length) throw damaged(`what it counts ends at ${end}, not ${bytes.length}`);
+  for (let left = pages; left > 0; left--, at += ROOT_PAGE_BYTES) {
     const [packSeq, part] = [getUint64(view, at + 8), view.getUint32(at + 4, true)];
     root.pages.set(view.getUint32(at, true), {
       packSeq,
@@ -237,7 +242,7 @@ export function parseRoot(key: string, bytes: Uint8Array, map: StripeMap): Root 
       length: view.getUint32(at + 20, true),
     });
   }
-  for (let left = view.getUint32(32, true); left > 0; left--, at += ROOT_SEGMENT_BYTES) {
+  for (let left = segments; left > 0; left--, at += ROOT_SEGMENT_BYTES) {
     const [seq, storedBytes] = [getUint64(view, at), view.getUint32(at + 8, true)];
     if (storedBytes === 0) map.claims.add(seq);
     else map.segments.add(seq, storedBytes, view.getUint32(at + 12, true));

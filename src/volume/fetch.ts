@@ -243,7 +243,8 @@ export class Fetcher {
         throw new DamageError(`${key} at offset ${place.offset}: the segment is missing`);
       }
       const firstBlock = fetch.stripe * this.#contents.blocksPerStripe + source.firstBlock;
-      const data = openPart(key, place.offset, firstBlock, place.storedBytes, bytes);
+      const dataBytes = (source.endBlock - source.firstBlock) * BLOCK_BYTES;
+      const data = openPart(key, place.offset, firstBlock, dataBytes, bytes);
       this.#install(source, data);
     } catch (error) {
       return this.#failed(source, error);

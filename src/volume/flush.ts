@@ -157,7 +157,7 @@ export class FlushPath {
 
   /** To be called behind every change, in its turn: seals what has become much, and has the rest sealed in time. */
   changed(): void {
-    if (!this.#contents.hasChanges) return;
+    if (!this.#contents.hasChanges || this.#contents.sealsLater) return;
     if (this.#changedMs === Infinity) this.#changedMs = this.#contents.clock.monotonic();
     const { dirtyBlocks, dirtySlots } = this.#contents.cache;
     const isMuch = (dirtyBlocks * BLOCK_BYTES >= this.#sealBytes && !this.#mayGrow()) ||

@@ -93,7 +93,7 @@ export async function readTenancy(
 ): Promise<Tenancy | null> {
   const found = await bucket.get(LEASE_KEY);
   if (!found) return null;
-  const lease = decodeChecked<LeaseFile>(LEASE_KEY, found.bytes);
+  const lease = decodeLease(found.bytes);
   const { etag } = found;
   const { holder, opening, epoch, renewedAt, released, storedUpTo } = lease;
   const seconds = Math.max(0, Math.round((clock.now() - renewedAt) / 1000));
@@ -344,10 +344,17 @@ export class Lease {
   }
 }
 
+/** @throws DamageError if it can't be read, or names no holder */
+function decodeLease(bytes: Uint8Array): LeaseFile {
+  const lease = decodeChecked<LeaseFile>(LEASE_KEY, bytes);
+  if (typeof lease.holder?.host === "string") return lease;
+  throw new DamageError(`${LEASE_KEY}: it names no holder`);
+}
+
 /** The lease, or null if it is damaged: who holds the volume writes a better one. */
 function readable(bytes: Uint8Array): LeaseFile | null {
   try {
-    return decodeChecked<LeaseFile>(LEASE_KEY, bytes);
+    return decodeLease(bytes);
   } catch (error) {
     if (error instanceof DamageError) return null;
     throw error;

@@ -51,6 +51,7 @@ import {
   SEGMENT_HEAD_BYTES_MAX,
   SEGMENT_RECORDS_MAX,
   STRIPE_BYTES_MAX,
+  VOLUME_BYTES_MAX,
 } from "../limits.ts";
 
 export const FORMAT_VERSION = 1;
@@ -250,15 +251,27 @@ export function parseSegmentHead(key: string, bytes: Uint8Array, objectBytes: nu
   for (let at = SEGMENT_HEADER_BYTES; at < indexEnd; at += INDEX_ENTRY_BYTES) {
     const kind = view.getUint32(at + 24, true);
     if (kind !== RECORD_DATA && kind !== RECORD_ZEROES) throw damaged(`a record of kind ${kind}`);
-    head.records.push({
+    const record: SegmentRecord = {
       kind,
       firstBlock: getUint64(view, at),
       blockCount: getUint64(view, at + 8),
       offset: view.getUint32(at + 16, true),
       storedBytes: view.getUint32(at + 20, true),
-    });
+    };
+    if (!isPossible(record, objectBytes)) throw damaged(`a record ${JSON.stringify(record)}`);
+    head.records.push(record);
   }
   return head;
+}
+
+/** Whether a record is of blocks that a volume may have, and in its object. */
+function isPossible(record: SegmentRecord, objectBytes: number): boolean {
+  const { kind, firstBlock, blockCount, offset, storedBytes } = record;
+  const dataBytes = blockCount * BLOCK_BYTES;
+  if (blockCount === 0 || firstBlock * BLOCK_BYTES + dataBytes > VOLUME_BYTES_MAX) return false;
+  if (kind === RECORD_ZEROES) return true;
+  return dataBytes <= STRIPE_BYTES_MAX && dataBytes <= storedBytes &&
+    offset + RECORD_PREFIX_BYTES + storedBytes <= objectBytes;
 }
 
 /** Where part `number` of a record lies, counted from 0; a record that is one part lies where that does. */

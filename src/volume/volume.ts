@@ -112,9 +112,9 @@ export class Volume implements BlockDevice {
   /** The epoch claimed by this opening. */
   readonly epoch: number;
   /**
-   * The epoch since which this machine alone has had the volume, and nothing that a writer acknowledged, flushed or not,
-   * was lost: each stored all of it, or its journal survived it (`survivedSince`). A client that outlives a writer, as
-   * the kernel does, may go on with the next one only if this is the same: else the disk is not what it knows.
+   * The epoch since which this machine alone has had the volume and nothing acknowledged, flushed or not, was lost: each
+   * writer stored it, or its journal survived (`survivedSince`). A client that outlives a writer, as the kernel does,
+   * may go on with the next only as long as this stays the same: else it takes for written or read what is not.
    */
   readonly unbrokenSince: number;
 
@@ -129,7 +129,6 @@ export class Volume implements BlockDevice {
   readonly #lease: Lease;
   readonly #checkpoints: CheckpointSchedule;
   readonly #onFailure: (error: Error) => void;
-  /** Requests of clients so far. */
   #requests = 0;
   #onProgress: Progress = () => {};
 
@@ -171,14 +170,12 @@ export class Volume implements BlockDevice {
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
-    const isOurs = before?.holder.host === host.me.host;
-    const released = isOurs ? before?.unbrokenSince : undefined;
-    const unbrokenSince = released ??
-      around.survivedSince?.(info.uuid, recovered.writer.epoch - 1);
-    const volume = new Volume(options, around, grown, recovered, unbrokenSince);
+    const released = before?.holder.host === host.me.host ? before.unbrokenSince : undefined;
+    const survived = around.survivedSince?.(info.uuid, recovered.writer.epoch - 1);
+    const volume = new Volume(options, around, grown, recovered, released ?? survived);
     await volume.#lease.acquire(leaseEtag);
     if (before?.state === "gone") host.forget(before.holder);
-    volume.#reclaimer.consider();
+    if (survived === undefined) volume.#reclaimer.consider(); // else `together` does
     return volume;
   }
 
@@ -279,6 +276,13 @@ export class Volume implements BlockDevice {
   place(offset: number, length: number): Place | undefined {
     this.#requests++;
     return this.#write.place(offset, length);
+  }
+
+  async together(act: () => Promise<void>): Promise<void> {
+    this.#contents.sealsLater = true;
+    await act().finally(() => this.#contents.sealsLater = false);
+    this.#flush.changed();
+    this.#reclaimer.consider();
   }
 
   trim(offset: number, length: number): Done {
@@ -383,12 +387,10 @@ export class Volume implements BlockDevice {
 
   /** @throws FencedError if another writer has taken the volume over, and has the volume fail of it */
   async #confirm(): Promise<void> {
-    try {
-      await this.#lease.confirm();
-    } catch (error) {
+    await this.#lease.confirm().catch((error) => {
       if (error instanceof FencedError) this.#fail(error);
       throw error;
-    }
+    });
   }
 
   #fail(error: Error): void {

@@ -7,7 +7,14 @@
 import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
 import { DamageError, UsageError } from "../errors.ts";
-import { MIB, PART_BYTES, STRIPE_UNPARTED_BYTES_MAX } from "../limits.ts";
+import {
+  BLOCK_BYTES,
+  MIB,
+  PART_BYTES,
+  STRIPE_BYTES_MAX,
+  STRIPE_UNPARTED_BYTES_MAX,
+  VOLUME_BYTES_MAX,
+} from "../limits.ts";
 import { decodeChecked, encodeChecked } from "./checked_json.ts";
 import { checkpointKey, listCheckpoints } from "./checkpoint.ts";
 import { seqOfKey } from "./segment.ts";
@@ -144,7 +151,21 @@ function parseVolume(bucket: Bucket, bytes: Uint8Array): VolumeInfo {
         `this program reads formats ${FORMAT_UNPARTED} and ${FORMAT_PARTED} only`,
     );
   }
-  return info;
+  const { stripeBytes, partBytes = stripeBytes, volumeBytes } = info;
+  const isSize = Number.isSafeInteger(volumeBytes) && volumeBytes > 0 &&
+    volumeBytes <= VOLUME_BYTES_MAX;
+  if (isSize && isPower(stripeBytes, STRIPE_BYTES_MAX) && isPower(partBytes, stripeBytes)) {
+    return info;
+  }
+  throw new DamageError(
+    `${VOLUME_KEY}: ${volumeBytes} bytes in stripes of ${stripeBytes}, in parts of ${partBytes}`,
+  );
+}
+
+/** Whether it is a power of two that a stripe or a part may have. */
+function isPower(bytes: number, bytesMax: number): boolean {
+  return Number.isSafeInteger(bytes) && bytes >= BLOCK_BYTES && bytes <= bytesMax &&
+    (bytes & (bytes - 1)) === 0;
 }
 
 function refuseLargeCache(stripeBytes: number, wanted: WantedShape): void {

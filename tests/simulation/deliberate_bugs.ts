@@ -71,6 +71,12 @@ const BUGS: Bug[] = [
     to: "dirtySlots.size",
   },
   {
+    what: "what is sealed and not stored counts as a hole",
+    file: "extents.ts",
+    from: "const isPinned = slot >= 0 && !cache.isClean(slot);",
+    to: "const isPinned = slot >= 0 && cache.hasDirty(slot);",
+  },
+  {
     what: "a fetch brings older bytes over newer ones",
     file: "fetch.ts",
     from: "      !cache.isValid(fetch.slot, block);\n    cache.sealed.beforeOverwrite",

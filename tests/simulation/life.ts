@@ -143,6 +143,8 @@ export class Life {
     if (this.#arriving.length > 0 && this.#seed.chance(0.3)) return this.#endArriving();
     const [offset, length] = this.#range();
     if (this.#seed.chance(0.15)) this.#beginArriving(volume, offset, length);
+    if (this.#seed.chance(0.1)) this.#look(volume, model, offset, length);
+    if (this.#seed.chance(0.03)) this.#follow(volume.prefetch(offset, length), () => {});
     const action = this.#seed.random();
     if (action < 0.45) this.#write(volume, offset, length);
     else if (action < 0.55) {
@@ -174,6 +176,7 @@ export class Life {
     const unit = volume.preferredBytes;
     const offset = at - at % unit;
     const data = this.#data(Math.ceil((at + length - offset) / unit) * unit);
+    if (offset + data.length > volume.sizeBytes) return;
     const place = volume.place(offset, data.length);
     if (place === undefined) return;
     this.trace(`${offset}+${data.length} arrives`);
@@ -229,6 +232,23 @@ export class Life {
     };
     if (volume.tryRead(offset, target)) check();
     else this.#follow(volume.read(offset, target), check);
+  }
+
+  /** What is told of a range without reading it, and what is lent of it, likewise. */
+  #look(volume: Volume, model: Model, offset: number, length: number): void {
+    if (model.hasWaiting) return;
+    let at = offset;
+    for (const { lengthBytes, isHole } of volume.extents(offset, length, 100)) {
+      const bytes = model.newest.subarray(at, at + lengthBytes);
+      if (isHole && bytes.some((byte) => byte !== 0)) throw new Error(`data in a hole at ${at}`);
+      at += lengthBytes;
+    }
+    at = offset;
+    for (const part of volume.lend(offset, length) ?? []) {
+      const wrong = firstDifference(part, model.newest.subarray(at, at + part.length));
+      if (wrong >= 0) throw new Error(`what is lent is wrong at ${at + wrong}`);
+      at += part.length;
+    }
   }
 
   #flush(volume: Volume, model: Model): void {

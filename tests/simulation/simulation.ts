@@ -6,7 +6,7 @@
  * and flush; requests to the bucket arrive late, out of order, twice, fail before or after they took effect;
  * a process dies at any moment, or is paused and goes on, with requests under way that may still arrive.
  * Checked against a model:
- *  - every read gives what its writer's model has;
+ *  - every read gives what its writer's model has, and so does what is lent, or told of holes;
  *  - after every opening the disk is as it was after some change of the writer before, and not older than the
  *    last flush that was answered;
  *  - once another writer has opened the volume, the one before has no flush answered that the new one
@@ -76,7 +76,9 @@ class Simulation implements World {
     this.options = {
       stripeBytes,
       partBytes: seed.pick([stripeBytes, 4096, 8192]),
-      volumeBytes: stripeBytes * stripes,
+      // the last stripe may be a part of one
+      volumeBytes: stripeBytes * stripes -
+        seed.pick([0, seed.below(stripeBytes / BLOCK_BYTES)]) * BLOCK_BYTES,
       cacheStripes: 16 + seed.below(16),
       cacheTtlMs: seed.pick([0, 2000, 60_000]),
       uploads: 1 + seed.below(4),

@@ -5,7 +5,7 @@ import { JournalFolder } from "../../../src/journal/journal_folder.ts";
 import { JournaledDevice, type JournalOptions } from "../../../src/journal/journaled_device.ts";
 import { silentLogger } from "../../../src/logger.ts";
 import type { Volume } from "../../../src/volume/volume.ts";
-import { settle } from "../../support/manual_clock.ts";
+import { ManualClock, settle } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 import { MemoryDevice } from "../../support/memory_device.ts";
 import { Scratch } from "../../support/scratch.ts";
@@ -95,6 +95,21 @@ Deno.test("what a dead process acknowledged and did not store is made again, in 
     second.releaseAll();
   }));
 
+Deno.test("what is made again waits for the bucket as long as it takes, whatever a client's time limit is", () =>
+  onMachine(async ({ start }) => {
+    const { journaled } = await start(withoutBucket(), 1);
+    for (const value of [1, 2]) journaled.write(7, new Uint8Array(5).fill(value));
+    const device = new MemoryDevice(1024 * KIB);
+    device.holds = (verb) => verb === "write";
+    const next = start(device, 2);
+    await device.untilHeld(1);
+    device.failHeld(new TimeoutError("no answer"));
+    await device.untilHeld(1);
+    device.holds = () => false;
+    device.release();
+    assertEquals([(await next).replayed, device.bytes[7]], [2, 2]);
+  }));
+
 Deno.test("a file goes when all in it is stored, the oldest first, and nothing is left after the end", () =>
   onMachine(async ({ start }) => {
     const device = withoutBucket();
@@ -143,6 +158,28 @@ Deno.test("a full file is followed by another and stored unasked, and a time-out
     device.release();
     await settle();
     assertEquals(files(), [2]);
+  }));
+
+Deno.test("the change that fills a file, or is too much for the journal, is stored before either is done with", () =>
+  onMachine(async ({ folder, start }) => {
+    for (const [epoch, limits] of [{ fileBytesMax: 64 * KIB }, { bytesMax: 64 * KIB }].entries()) {
+      const device = new MemoryDevice(1024 * KIB);
+      const { journaled, files, names } = await start(device, 2 * epoch + 1, limits);
+      const isDealtWith = () =>
+        names().every((name) => !name.endsWith("incomplete")) && files()[0] > 1;
+      for (let at = 0; at < 15; at++) journaled.write(at * 4096, blocks(1, at));
+      device.record = true;
+      device.holds = (verb) => verb === "write";
+      const waiting = journaled.write(15 * 4096, blocks(1, 15));
+      await settle();
+      assertEquals([device.calls, isDealtWith()], [["write 61440 4096"], false]);
+      device.holds = () => false;
+      device.release();
+      await waiting;
+      await settle();
+      assertEquals([device.calls, isDealtWith()], [["write 61440 4096", "flush 0 0"], true]);
+      assertEquals(folder.unbrokenSince(UUID, 2 * epoch + 1), 2 * epoch + 1);
+    }
   }));
 
 Deno.test("a journal that grows too large is trusted no more, until what it lacks is stored", () =>
@@ -245,4 +282,42 @@ Deno.test("a volume whose process dies is whole and unbroken with its journal, a
     const without = await open(false);
     assert(without.volume.unbrokenSince > first.volume.unbrokenSince);
     die(without);
+  }));
+
+Deno.test("a machine that crashes while changes are made again leaves no part of them over what is stored", () =>
+  onMachine(async ({ folder }) => {
+    const bucket = new MemoryBucket();
+    const clock = new ManualClock();
+    const open = async () => {
+      const { volume } = await openVolume({}, {
+        bucket,
+        clock,
+        survivedSince: (uuid, epoch) => folder.unbrokenSince(uuid, epoch),
+      });
+      const { path, files } = folder.adopt(volume.info.uuid, volume.epoch, volume.unbrokenSince);
+      return { volume, path, journaled: new JournaledDevice(volume, path, files, OPTIONS) };
+    };
+    const first = await open();
+    first.journaled.write(0, blocks(1, 1));
+    first.journaled.write(5 * 4096 + 7, new Uint8Array(5).fill(3));
+    first.journaled.write(0, blocks(1, 2));
+    const file = join(first.path, "1");
+    const bytes = Deno.readFileSync(file);
+    await first.journaled.flush();
+    await settle();
+    Deno.writeFileSync(file, bytes); // it died just before the file was to go
+    first.volume.abandon();
+    first.journaled.abandon();
+
+    const second = await open();
+    bucket.hold("get");
+    void second.journaled.replay(); // waits for the block of which a part is written
+    await bucket.untilHeld(1);
+    await clock.advance(60_000);
+    const left = bucket.copy();
+    second.volume.abandon();
+    second.journaled.abandon();
+    const after = await openVolume({}, { bucket: left, clock });
+    assertEquals((await readBytes(after.volume, 0, 1))[0], 2);
+    after.volume.abandon();
   }));

@@ -352,3 +352,23 @@ Deno.test("a batch is taken into the map in many turns, and nobody sees a part o
   assert(turns >= 4, `four records in ${turns} turns`);
   volume.abandon();
 });
+
+Deno.test("what is made together is stored behind the last of it, unless it is more than there is room for", async () => {
+  const { volume, bucket, clock } = await openVolume();
+  const stripe = 16 * KIB;
+  const { put } = bucket.counts;
+  const putsBefore = put.requests;
+  await volume.together(async () => {
+    for (let at = 0; at < 11; at++) await volume.write(at * stripe, blocks(4, 1));
+    volume.trim(20 * stripe, stripe);
+    await clock.advance(10_000);
+    assertEquals(put.requests, putsBefore);
+  });
+  await clock.advance(5000);
+  assert(put.requests > putsBefore);
+  assertEquals(volume.unstoredBytes, 0);
+  await volume.together(async () => {
+    for (let at = 0; at < 40; at++) await volume.write(at * stripe, blocks(4, 2));
+  });
+  await volume.close();
+});

@@ -1,0 +1,228 @@
+/**
+ * Lives of a machine on which a drive with a journal is killed again and again, made from seeds: whatever it was at, the
+ * next one has every change that was acknowledged, flushed or not. If the machine itself crashes while changes are made
+ * again, the disk is as it was at one moment all the same. (That needs room for all of them: a volume no larger than
+ * what may be dirty has it.)
+ */
+import { assert } from "@std/assert";
+import { join } from "node:path";
+import { setImmediate } from "node:timers";
+import { TimeoutError } from "../../src/errors.ts";
+import { JournalFolder } from "../../src/journal/journal_folder.ts";
+import { JournaledDevice } from "../../src/journal/journaled_device.ts";
+import { silentLogger } from "../../src/logger.ts";
+import type { Done } from "../../src/volume/block_device.ts";
+import { Volume, type VolumeOptions } from "../../src/volume/volume.ts";
+import { ManualClock } from "../support/manual_clock.ts";
+import { MemoryBucket } from "../support/memory_bucket.ts";
+import { Scratch } from "../support/scratch.ts";
+import { type Change, Model } from "./model.ts";
+import { Seed } from "./seed.ts";
+import { type Event, SimulatedBucket } from "./simulated_bucket.ts";
+
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+
+/** One process that has the volume open. */
+interface Process {
+  volume: Volume;
+  journaled: JournaledDevice;
+  bucket: SimulatedBucket;
+  clock: ManualClock;
+  /** Whether what the one before acknowledged is all here once it has been made again. */
+  isUnbroken: boolean;
+}
+
+class Machine {
+  /** Processes that found the journal of the one before. */
+  inherited = 0;
+  readonly #seed: Seed;
+  readonly #folder: JournalFolder;
+  readonly #bucket = new MemoryBucket();
+  readonly #events: Event[] = [];
+  readonly #options: VolumeOptions & { volumeBytes: number; stripeBytes: number };
+  readonly #faults: number;
+  readonly #bytesMax: number;
+  readonly #fileBytesMax: number;
+
+  constructor(readonly path: string, seed: Seed, stripesMax: number) {
+    this.#seed = seed;
+    this.#folder = new JournalFolder(path, 0);
+    const stripeBytes = 4096 << seed.below(3);
+    this.#options = {
+      stripeBytes,
+      volumeBytes: stripeBytes * (8 + seed.below(stripesMax - 8)),
+      cacheStripes: 16 + seed.below(8),
+      cacheTtlMs: 0,
+      uploads: 1 + seed.below(3),
+      readaheadBytes: 0,
+      flushAfterMs: 5000,
+      garbageBytesMin: 4096,
+      turnMs: seed.pick([0, undefined]),
+      ioTimeoutMs: seed.pick([undefined, undefined, 4000]),
+      takeover: false,
+    };
+    this.#faults = seed.pick([0, 0.02, 0.2]);
+    this.#bytesMax = stripeBytes * seed.pick([12, 40, 100]);
+    this.#fileBytesMax = stripeBytes * seed.pick([1, 2, 5, 12]);
+  }
+
+  get sizeBytes(): number {
+    return this.#options.volumeBytes;
+  }
+
+  /** Opens the volume; its journal is still to be replayed. */
+  async start(): Promise<Process> {
+    const clock = new ManualClock();
+    const bucket = new SimulatedBucket(this.#bucket, this.#events, this.#seed, this.#faults, "");
+    const opening = Volume.open(this.#options, {
+      bucket,
+      clock,
+      chance: this.#seed,
+      logger: silentLogger,
+      host: { me: { host: "here", pid: 1, trace: "" }, isGone: () => true, forget() {} },
+      survivedSince: (uuid, epoch) => this.#folder.unbrokenSince(uuid, epoch),
+      onFailure: (error) => {
+        throw error;
+      },
+    });
+    const volume = await this.untilDone(opening, clock);
+    const { info, epoch, unbrokenSince } = volume;
+    const isUnbroken = this.#folder.unbrokenSince(info.uuid, epoch - 1) !== undefined;
+    if (isUnbroken) this.inherited++;
+    const { path, files } = this.#folder.adopt(info.uuid, epoch, unbrokenSince);
+    const journaled = new JournaledDevice(volume, path, files, {
+      bytesMax: this.#bytesMax,
+      fileBytesMax: this.#fileBytesMax,
+      logger: silentLogger,
+    });
+    return { volume, journaled, bucket, clock, isUnbroken };
+  }
+
+  kill({ volume, journaled, bucket }: Process): void {
+    bucket.isDead = true;
+    volume.abandon();
+    journaled.abandon();
+  }
+
+  /** The machine, too: nothing is left of journals and of what is under way. */
+  loseMemory({ volume }: Process): void {
+    Deno.removeSync(join(this.path, volume.info.uuid), { recursive: true });
+    this.#events.length = 0;
+  }
+
+  /** Something happens in the world, or time passes. */
+  async goOn(clock: ManualClock): Promise<void> {
+    await turn();
+    if (this.#events.length === 0 || this.#seed.chance(0.1)) {
+      return await clock.advance(this.#seed.below(3000));
+    }
+    const event = this.#seed.chance(0.5) ? this.#events[0] : this.#seed.pick(this.#events);
+    this.#events.splice(this.#events.indexOf(event), 1);
+    await event.happen();
+  }
+
+  async untilDone<T>(promise: Promise<T>, clock: ManualClock): Promise<T> {
+    let isOver = false;
+    promise.then(() => isOver = true, () => isOver = true);
+    for (let step = 0; !isOver; step++) {
+      assert(step < 20_000, "a request hangs");
+      await this.goOn(clock);
+    }
+    return await promise;
+  }
+
+  async readAll({ volume, clock }: Process): Promise<Uint8Array> {
+    const all = new Uint8Array(this.sizeBytes);
+    const { stripeBytes } = this.#options;
+    for (let at = 0; at < all.length;) {
+      const piece = all.subarray(at, at + stripeBytes);
+      try {
+        if (!volume.tryRead(at, piece)) await this.untilDone(volume.read(at, piece), clock);
+        at += stripeBytes;
+      } catch (error) {
+        if (!(error instanceof TimeoutError)) throw error;
+      }
+    }
+    return all;
+  }
+}
+
+/** What clients of one process do until it is killed; the model knows what was acknowledged. */
+async function work(machine: Machine, process: Process, model: Model, seed: Seed): Promise<void> {
+  const { journaled, bucket, clock } = process;
+  const follow = (done: Done, after: () => void) => {
+    if (done === undefined) return after();
+    // a change that waited too long waits for good in the model: it may have been made in part
+    done.then(() => bucket.isDead || after(), () => {});
+  };
+  const change = (made: Change, done: Done) => {
+    if (done !== undefined) model.begin(made);
+    follow(done, () => model.make(made));
+  };
+  for (let step = seed.below(200); step > 0; step--) {
+    const unit = seed.chance(0.7) ? 4096 : 1;
+    const units = machine.sizeBytes / unit;
+    const first = seed.below(units);
+    const offset = first * unit;
+    const length = (1 + seed.below(Math.min(Math.ceil(units / 6), units - first))) * unit;
+    const what = seed.random();
+    if (what < 0.35) {
+      const data = new Uint8Array(length).fill(1 + seed.below(255));
+      change({ offset, data: data.slice() }, journaled.write(offset, data));
+      data.fill(0xee); // borrowed for the call only
+    } else if (what < 0.45) {
+      change({ offset, data: new Uint8Array(length) }, journaled.zero(offset, length));
+    } else if (what < 0.55) {
+      const covered = model.newestNumber;
+      follow(journaled.flush(), () => model.flushed(covered));
+    } else {
+      await machine.goOn(clock);
+    }
+  }
+}
+
+async function live(seed: Seed, path: string): Promise<number> {
+  const losesPower = seed.chance(0.5);
+  const machine = new Machine(path, seed, losesPower ? 12 : 24);
+  let model = new Model(new Uint8Array(machine.sizeBytes));
+  for (let processes = 2 + seed.below(4); processes > 0; processes--) {
+    let process = await machine.start();
+    if (losesPower && processes === 1 && process.isUnbroken) {
+      process.journaled.replay().catch(() => {});
+      for (let left = seed.below(60); left > 0; left--) await machine.goOn(process.clock);
+      machine.kill(process);
+      machine.loseMemory(process);
+      process = await machine.start();
+      model.inherit(await machine.readAll(process));
+      machine.kill(process);
+      break;
+    }
+    await machine.untilDone(process.journaled.replay(), process.clock);
+    const found = await machine.readAll(process);
+    if (process.isUnbroken) {
+      model.flushed(model.newestNumber);
+      model.inherit(found);
+    }
+    // from here on what was found is what a crash of the machine leaves, too
+    const stored = process.volume.flush()?.catch(() => {}); // with iotimeout it may be told too early
+    await machine.untilDone(stored ?? Promise.resolve(), process.clock);
+    while (process.volume.unstoredBytes > 0) await machine.goOn(process.clock);
+    model = new Model(found);
+    await work(machine, process, model, seed);
+    machine.kill(process);
+  }
+  return machine.inherited;
+}
+
+Deno.test("a drive with a journal that is killed again and again loses nothing, in 100 lives", async () => {
+  let inherited = 0;
+  for (let number = 1; number <= 100; number++) {
+    await using scratch = await Scratch.make();
+    try {
+      inherited += await live(new Seed(number), scratch.path);
+    } catch (error) {
+      throw new Error(`seed ${number}: ${(error as Error).message}`, { cause: error });
+    }
+  }
+  assert(inherited > 100, `${inherited} journals were found`);
+});
