@@ -84,16 +84,13 @@ export class HttpConnection {
   // ---- the request
 
   async #send({ method, path, headers, body = new Uint8Array(0) }: HttpRequest): Promise<void> {
-    const lines = [`${method} ${path} HTTP/1.1`];
-    for (const [name, value] of Object.entries(headers)) lines.push(`${name}: ${value}`);
-    if (method === "PUT") lines.push(`content-length: ${body.length}`);
-    const head = encoder.encode(lines.join("\r\n") + "\r\n\r\n");
+    let lines = `${method} ${path} HTTP/1.1\r\n`;
+    for (const name of Object.keys(headers)) lines += `${name}: ${headers[name]}\r\n`;
+    if (method === "PUT") lines += `content-length: ${body.length}\r\n`;
+    const head = encoder.encode(lines + "\r\n");
     // a small body goes with the head, in one packet if it fits
     const begin = body.subarray(0, HTTP_HEAD_BYTES_MAX);
-    const first = new Uint8Array(head.length + begin.length);
-    first.set(head);
-    first.set(begin, head.length);
-    await this.#write(first);
+    await this.#write(begin.length === 0 ? head : joined([head, begin]));
     for (let at = begin.length; at < body.length; at += HTTP_WRITE_BYTES) {
       const end = at + HTTP_WRITE_BYTES;
       await this.#write(end < body.length ? body.subarray(at, end) : body.slice(at));

@@ -146,7 +146,6 @@ export class Retries {
     act: (signal: AbortSignal) => Promise<T>,
     life: AbortSignal,
   ): Promise<T> {
-    const limitMs = this.#limitMs(request.bytes, factor);
     const attempt = new AbortController();
     return new Promise((resolve, reject) => {
       const stop = (reason: unknown) => {
@@ -155,16 +154,9 @@ export class Retries {
         release();
       };
       const stopWithLife = () => stop(life.reason);
-      const cancelDeadline = this.#clock.after(limitMs, () =>
-        stop(
-          new DeadlinePassed(
-            `no answer within ${Math.round(limitMs / 1000)} s to: ${request.what} (${this.#where})`,
-          ),
-        ));
-      const cancelNotice = this.#noticeSilence(request, pending);
+      const cancelDeadline = this.#atDeadline(request, pending, factor, stop);
       const release = () => {
         cancelDeadline();
-        cancelNotice();
         life.removeEventListener("abort", stopWithLife);
       };
       life.addEventListener("abort", stopWithLife, { once: true });
@@ -172,15 +164,25 @@ export class Retries {
     });
   }
 
-  /** Has the log say so when a try that begins now gets no answer for long. */
-  #noticeSilence({ what, bytes }: Request, pending: PendingRequest): () => void {
-    if (!this.#serving) return () => {};
+  /** Calls `stop` when a try that begins now is to end, and has the log say so before if it gets no answer for long. */
+  #atDeadline(
+    { what, bytes }: Request,
+    pending: PendingRequest,
+    factor: number,
+    stop: (reason: DeadlinePassed) => void,
+  ): () => void {
+    const within = (ms: number) => `${Math.round(ms / 1000)} s to: ${what} (${this.#where})`;
+    const limitMs = this.#limitMs(bytes, factor);
+    const pass = () => stop(new DeadlinePassed(`no answer within ${within(limitMs)}`));
+    const silentMs = OUTAGE_SILENCE_MS + transferMs(bytes);
+    if (!this.#serving || silentMs >= limitMs) return this.#clock.after(limitMs, pass);
+    // the second timer only for who comes to the first: each costs as much as signing the request
     const begunMs = this.#clock.monotonic();
-    const limitMs = OUTAGE_SILENCE_MS + transferMs(bytes);
-    return this.#clock.after(limitMs, () => {
-      const reason = `no answer for ${Math.round(limitMs / 1000)} s to: ${what} (${this.#where})`;
-      this.#outage.trySilent(pending, begunMs, reason);
+    let cancel = this.#clock.after(silentMs, () => {
+      cancel = this.#clock.after(limitMs - silentMs, pass);
+      this.#outage.trySilent(pending, begunMs, `no answer for ${within(silentMs)}`);
     });
+    return () => cancel();
   }
 
   /** 30 s, and 64 s more for 8 MiB; see limits.ts. Starting, nobody waits 30 s for an error. */

@@ -7,7 +7,7 @@
  * and the correction of a wrong clock are the SDK's too. Whatever is not a success is handed to the SDK, as the answer to
  * its own command: it knows all errors, and what a redirect or a wrong clock means.
  */
-import { createHmac } from "node:crypto";
+import { createHash, createHmac, type Hash } from "node:crypto";
 import { crc32 } from "node:zlib";
 import type { S3Client } from "@aws-sdk/client-s3";
 import type { Clock } from "../clock.ts";
@@ -43,8 +43,8 @@ export class DirectRequests {
     .some((name) => Deno.env.get(name) || Deno.env.get(name.toUpperCase()));
   /** What guards bodies that were prepared. */
   readonly #guards = new WeakMap<Uint8Array, Record<string, string>>();
-  /** The key of a day's signatures, and what it was made from. */
-  #signingKey = { madeFrom: "", key: new Uint8Array(0) };
+  /** Begins a day's signatures, and what it was made from. */
+  #signing = { madeFrom: "", ...beginHmac(new Uint8Array(0)) };
 
   constructor(
     client: S3Client,
@@ -123,21 +123,22 @@ export class DirectRequests {
       all["x-amz-content-sha256"]
     }`;
     const toSign = `AWS4-HMAC-SHA256\n${time}\n${day}/${scope}\n${sha256Now(canonical)}`;
-    const signature = createHmac("sha256", this.#keyOf(day, scope, secretAccessKey))
-      .update(toSign).digest("hex");
+    const { inner, outer } = this.#signingOf(day, scope, secretAccessKey);
+    const hashed = inner.copy().update(toSign).digest();
+    const signature = outer.copy().update(hashed).digest("hex");
     all.authorization = `AWS4-HMAC-SHA256 Credential=${accessKeyId}/${day}/${scope}, ` +
       `SignedHeaders=${signedHeaders}, Signature=${signature}`;
     return all;
   }
 
-  #keyOf(day: string, scope: string, secret: string): Uint8Array<ArrayBuffer> {
+  #signingOf(day: string, scope: string, secret: string): HmacBegun {
     const madeFrom = `${day}/${scope}/${secret}`;
-    if (this.#signingKey.madeFrom !== madeFrom) {
+    if (this.#signing.madeFrom !== madeFrom) {
       const parts = [day, ...scope.split("/")];
       const key = parts.reduce(hmac, new TextEncoder().encode(`AWS4${secret}`));
-      this.#signingKey = { madeFrom, key };
+      this.#signing = { madeFrom, ...beginHmac(key) };
     }
-    return this.#signingKey.key;
+    return this.#signing;
   }
 }
 
@@ -176,4 +177,17 @@ function crc32Of(body: Uint8Array): string {
 
 function hmac(key: Uint8Array, text: string): Uint8Array<ArrayBuffer> {
   return new Uint8Array(createHmac("sha256", key).update(text).digest());
+}
+
+/** HMAC-SHA256 up to the text, from where each text goes on (RFC 2104): half of what it takes from the start. */
+interface HmacBegun {
+  inner: Hash;
+  outer: Hash;
+}
+
+/** @param key up to 64 bytes */
+function beginHmac(key: Uint8Array): HmacBegun {
+  const begin = (pad: number) =>
+    createHash("sha256").update(new Uint8Array(64).map((_, at) => (key[at] ?? 0) ^ pad));
+  return { inner: begin(0x36), outer: begin(0x5c) };
 }

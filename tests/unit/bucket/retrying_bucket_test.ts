@@ -203,6 +203,7 @@ Deno.test("a bucket that is silent is an outage before the try is given up", asy
   inner.hangGets(1);
   inner.hangPutsBeforeApply(1);
   const requests = [bucket.get("a", { offset: 0, length: 512 << 10 }), bucket.put("b", bytes)];
+  assertEquals(clock.pending, 2, "one a try");
   await clock.advance(10_001);
   assertEquals(log, [
     "memory: does not serve: no answer for 10 s to: write b (memory:); " +

@@ -195,6 +195,20 @@ Deno.test("a client that has a range prefetched gets the parts of it, and what i
   volume.abandon();
 });
 
+Deno.test("a prefetch brings the rest of a stripe of which a reader is having a part fetched", async () => {
+  const { volume, bucket } = await openStored();
+  bucket.hold("get");
+  const read = firstBytes(volume, 1, 1);
+  await bucket.untilHeld(1);
+  const prefetched = volume.prefetch(0, 128 * KIB);
+  bucket.release("get");
+  await Promise.all([read, prefetched]);
+  assert(volume.tryRead(0, new Uint8Array(128 * KIB)));
+  const { requests, bytes } = bucket.counts.get;
+  assertEquals([requests, bytes], [2, 8 * PART_STORED_BYTES]);
+  volume.abandon();
+});
+
 Deno.test("damage in a part is an error for who reads its blocks, and nobody else", async () => {
   const { volume, bucket } = await openStored();
   const offset = recordsAt(2) + 5 * PART_STORED_BYTES;

@@ -55,6 +55,16 @@ Deno.test("what is cached is lent where it lies, over stripes, and not at all if
   assertEquals(volume.lend(2 * STRIPE_BYTES, STRIPE_BYTES), undefined);
 });
 
+Deno.test("a read that needs the bucket begins behind what came with it: what that wrote is not fetched", async () => {
+  const { volume, bucket } = await openStored();
+  bucket.counts.get.requests = 0;
+  const read = firstBytes(volume, 5, 1);
+  volume.write(5 * BLOCK_BYTES, blocks(1, 77));
+  assertEquals(await read, [77]);
+  assertEquals(bucket.counts.get.requests, 0);
+  volume.abandon();
+});
+
 Deno.test("a read longer than the cache brings every byte", async () => {
   const { volume } = await openStored();
   const bytes = await readBytes(volume, 5, 40 * STRIPE_BYTES - 10);
