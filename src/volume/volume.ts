@@ -162,7 +162,7 @@ export class Volume implements BlockDevice {
   ): Promise<Volume> {
     const { bucket, host } = around;
     const blocksPerStripe = info.stripeBytes / BLOCK_BYTES;
-    const source = { ...around, blocksPerStripe, storedUpTo: before?.storedUpTo };
+    const source = { ...around, blocksPerStripe, before };
     const recovered = await recover(source, writerId);
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
@@ -247,7 +247,7 @@ export class Volume implements BlockDevice {
       clock,
       logger,
       () => uploader.storedUpTo,
-      this.unbrokenSince,
+      { unbrokenSince: this.unbrokenSince, releasedSince: recovered.releasedSince },
       (error) => this.#fail(error),
     );
   }

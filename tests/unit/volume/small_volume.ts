@@ -91,7 +91,7 @@ async function storeLastBatch(bucket: MemoryBucket, clock: ManualClock): Promise
     clock,
     silentLogger,
     told,
-    epoch,
+    { unbrokenSince: epoch, releasedSince: epoch },
     fenced,
   );
   await lease.acquire(null);
