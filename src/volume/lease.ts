@@ -9,8 +9,8 @@
  * And it says since which epoch the volume has gone from one holder to the next without a loss: a holder that released
  * it had stored everything that it had acknowledged; one that did not may not have, unless its journal is still there.
  *
- * And since which epoch every holder has released it. That is the last request a holder makes: none of them asks the
- * bucket for anything any more, and what it asked for before is all answered.
+ * And since which epoch every writer has released it. That is the last change that a writer makes in the bucket, begun
+ * when all before it have been answered.
  */
 import type { Bucket, FoundObject } from "../bucket/bucket.ts";
 import { type Clock, sleep } from "../clock.ts";

@@ -169,12 +169,6 @@ const BUGS: Bug[] = [
     to: "",
   },
   {
-    what: "a writer that has not released the volume counts as one that has",
-    file: "lease.ts",
-    from: "return { ...told, state };",
-    to: "return { ...told, state, releasedSince: lease.releasedSince };",
-  },
-  {
     what: "segments are deleted while a little of them is live",
     file: "checkpoint_format.ts",
     from: "if (liveBytes === 0) dead.push(seqs[row]);",
