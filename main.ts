@@ -62,7 +62,8 @@ import { runStatus } from "./src/status/command.ts";
 import { StatusServer } from "./src/status/server.ts";
 import { statusOf } from "./src/status/status.ts";
 import { describeVolume } from "./src/volume/description.ts";
-import { Volume, type VolumeOptions } from "./src/volume/volume.ts";
+import { Volume } from "./src/volume/volume.ts";
+import type { VolumeOptions } from "./src/volume/volume_options.ts";
 
 leaveNoCore();
 

@@ -14,7 +14,7 @@ import {
   TLS_BYTES_MAX,
 } from "./limits.ts";
 import { volumeMemoryBytesMax } from "./volume/memory.ts";
-import type { VolumeOptions } from "./volume/volume.ts";
+import type { VolumeOptions } from "./volume/volume_options.ts";
 import type { VolumeInfo } from "./volume/volume_info.ts";
 
 /** Bytes that the whole process takes, at most. */

@@ -7,7 +7,8 @@ import { Progress, type ProgressOptions, showBytes, showCount } from "./progress
 import { ReadingProgress } from "./reading_progress.ts";
 import { type Host, readTenancy } from "./volume/lease.ts";
 import type { Reclaimed } from "./volume/reclaim.ts";
-import { Volume, type VolumeOptions } from "./volume/volume.ts";
+import { Volume } from "./volume/volume.ts";
+import type { VolumeOptions } from "./volume/volume_options.ts";
 
 export interface ReclaimSurroundings extends ProgressOptions {
   host: Host;

@@ -151,7 +151,7 @@ export class VolumeCheck {
       bucket: this.#bucket,
       blocksPerStripe: this.#blocksPerStripe,
       logger: silentLogger,
-      storedUpTo: this.tenancy?.storedUpTo,
+      before: this.tenancy,
       onReading,
     });
   }
@@ -178,7 +178,7 @@ export class VolumeCheck {
       try {
         const map = new StripeMap(this.#blocksPerStripe);
         const { packs } = await loadCheckpoint(this.#bucket, seq, map);
-        for (const pack of packs) needed.add(pack);
+        for (const pack of packs.keys()) needed.add(pack);
         this.#assertUsable(seq, keys);
       } catch (error) {
         if (!(error instanceof DamageError)) throw error;

@@ -9,9 +9,16 @@
  * commits, in which what changed is only listed and frozen (stripe_map.ts). All else is done a few milliseconds a turn,
  * so that clients don't notice: 1 TiB in order are 4,096 pages and 256 MiB to be encoded.
  *
- * Two checkpoints are kept, the older for the case that the newer is damaged. A writer's first one stores every
- * page anew: the pages it found belong to the checkpoints of the writer before it, which may still be alive
- * somewhere and clean up after itself. For the same reason packs from its own seq on are never deleted.
+ * Two checkpoints are kept, the older for the case that the newer is damaged. A writer cleans up behind each that it has
+ * stored: it deletes packs of a lower seq that neither of the two names.
+ *
+ * What another writer may have stored or may delete is told from the keys. Checkpoints have the seqs of their writer,
+ * which are its own from its claim to the next one (recovery.ts): no two writers store the same key, and none
+ * deletes a pack of a later one. A pack that its newest checkpoint names it has never asked to be deleted, but may
+ * when it has stored two more; a writer that was taken over may yet do that. So the first checkpoint of its successor
+ * stores every page anew (`StripeMap.changeAll`), unless all writers since the one of the checkpoint that was found
+ * have released the volume (lease.ts): they began nothing after that, and no request of theirs
+ * that is still under way deletes what is named.
  *
  * What the objects hold is described in checkpoint_format.ts.
  */
@@ -53,11 +60,9 @@ export async function listCheckpoints(bucket: Bucket): Promise<number[]> {
 }
 
 /** A checkpoint as opening needs it. */
-export interface LoadedCheckpoint {
-  seq: number;
-  epoch: number;
-  /** Keys of the packs it is made of. */
-  packs: Set<string>;
+export interface LoadedCheckpoint extends Root {
+  /** By key of the packs it is made of: their bytes. */
+  packs: Map<string, number>;
 }
 
 /**
@@ -93,9 +98,11 @@ export async function loadCheckpoint(
     if (!byPack.has(pack)) byPack.set(pack, []);
     byPack.get(pack)!.push(entry);
   }
+  const packs = new Map<string, number>();
   await new Limiter(DOWNLOADS_MAX / 4).forEach(byPack, async ([pack, pages]) => {
     const object = await bucket.get(pack);
     if (!object) throw new DamageError(`${pack}: missing, and ${checkpointKey(seq)} needs it`);
+    packs.set(pack, object.size);
     for (const [number, { offset, length }] of pages) {
       const page = parsePage(pack, number, object.bytes.subarray(offset, offset + length));
       map.load(number, page);
@@ -103,7 +110,7 @@ export async function loadCheckpoint(
     }
     onProgress(doneBytes, allBytes);
   });
-  return { seq: root.seq, epoch: root.epoch, packs: new Set(byPack.keys()) };
+  return { ...root, packs };
 }
 
 /** What there is once a checkpoint is stored. */
@@ -122,14 +129,16 @@ export class Checkpointer {
   readonly #pause: () => Promise<void>;
   /** What packs are filled in: fresh memory for each would cost more than all that is done with it. */
   #buffer: Uint8Array | null = null;
-  readonly #places = new Map<number, PagePlace>();
-  /** By pack that this writer stored: its bytes. */
-  readonly #packBytes = new Map<string, number>();
+  /** Of the pages of the newest checkpoint. */
+  readonly #places: Map<number, PagePlace>;
+  /** By pack: its bytes. */
+  readonly #packBytes: Map<string, number>;
   /** The newest checkpoint, and the packs it needs. */
   #newest: { seq: number; packs: Set<string> } | null;
 
   /**
-   * @param found the checkpoint that the map was read from, if there was one
+   * @param found the checkpoint that the map was read from, if there was one; of its pages those stay where they are that
+   *   have not changed: see the head for when all have to count as changed
    * @param pause resolves when all else that can be done has had its turn
    */
   constructor(
@@ -143,7 +152,9 @@ export class Checkpointer {
     this.#bucket = bucket;
     this.#map = map;
     this.#epoch = epoch;
-    this.#newest = found;
+    this.#places = found?.pages ?? new Map();
+    this.#packBytes = found?.packs ?? new Map();
+    this.#newest = found && { seq: found.seq, packs: new Set(found.packs.keys()) };
   }
 
   get newestSeq(): number {

@@ -8,6 +8,9 @@
  *
  * And it says since which epoch the volume has gone from one holder to the next without a loss: a holder that released
  * it had stored everything that it had acknowledged; one that did not may not have, unless its journal is still there.
+ *
+ * And since which epoch every writer has released it. That is the last change that a writer makes in the bucket, begun
+ * when all before it have been answered.
  */
 import type { Bucket, FoundObject } from "../bucket/bucket.ts";
 import { type Clock, sleep } from "../clock.ts";
@@ -41,7 +44,16 @@ export interface Host {
   forget(holder: Holder): void;
 }
 
-interface LeaseFile {
+/** What a lease says of its holder, once it has released the volume, and of those before it. */
+export interface Past {
+  /** Every holder from this epoch on has stored all that it acknowledged. */
+  unbrokenSince: number;
+  /** Every writer from this epoch on has released the volume. */
+  releasedSince: number;
+}
+
+/** Each of the past is absent if it is unknown. */
+interface LeaseFile extends Partial<Past> {
   holder: Holder;
   /** The holder has not claimed the volume yet. */
   opening: boolean;
@@ -55,12 +67,10 @@ interface LeaseFile {
   released: boolean;
   /** Every segment up to this seq was stored then. */
   storedUpTo: number;
-  /** Every holder from this epoch on has stored all that it acknowledged, this one once it has released; absent: unknown. */
-  unbrokenSince?: number;
 }
 
-/** What the lease tells somebody else. */
-export interface Tenancy {
+/** What the lease tells somebody else; nothing of the past unless the last holder has released. */
+export interface Tenancy extends Partial<Past> {
   /** Of the lease as it was read. */
   etag: string;
   /** The last who had the volume open, or was about to. */
@@ -77,8 +87,6 @@ export interface Tenancy {
   /** The volume and its holder, for messages: "... was last heard of 7 s ago". */
   what: string;
   storedUpTo: number;
-  /** Every holder from this epoch on has stored all that it acknowledged; undefined if the last may not have. */
-  unbrokenSince: number | undefined;
 }
 
 /**
@@ -101,11 +109,19 @@ export async function readTenancy(
   const what = `${bucket.name} is ${opening ? "being opened" : "open"} on ${who}, ` +
     `which was last heard of ${seconds} s ago`;
   const told = { etag, holder, epoch, renewedAt, what, storedUpTo };
-  if (released) return { ...told, state: "released", unbrokenSince: lease.unbrokenSince };
+  const { unbrokenSince, releasedSince } = lease;
+  if (released) return { ...told, state: "released", unbrokenSince, releasedSince };
   const isGone = host.isGone(holder, renewedAt);
   const isSilent = isGone === undefined && seconds * 1000 > LEASE_EXPIRED_MS;
   const state = isGone ? "gone" : isSilent ? "silent" : "held";
-  return { ...told, state, unbrokenSince: undefined };
+  return { ...told, state };
+}
+
+/** The epoch since which all writers before that of `epoch` have released the volume; `epoch` if the last has not. */
+export function releasedBefore(epoch: number, before?: Tenancy | null): number {
+  // another epoch was claimed in between, by somebody of whom no lease tells
+  if (before?.epoch !== epoch - 1) return epoch;
+  return before.releasedSince ?? epoch;
 }
 
 /** A process that is about to open the volume. */
@@ -215,6 +231,7 @@ async function writeReservation(
     released,
     storedUpTo: before?.storedUpTo ?? 0,
     unbrokenSince: before?.unbrokenSince,
+    releasedSince: before?.releasedSince,
   };
   const condition = etag === null ? { ifAbsent: true as const } : { ifMatch: etag };
   const result = await bucket.put(LEASE_KEY, encodeChecked(lease), condition);
@@ -229,7 +246,7 @@ export class Lease {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #storedUpTo: () => number;
-  readonly #unbrokenSince: number;
+  readonly #past: Past;
   readonly #onFenced: (error: FencedError) => void;
   #etag: string | null = null;
   #cancelTimer: (() => void) | null = null;
@@ -238,7 +255,7 @@ export class Lease {
 
   /**
    * @param storedUpTo the seq up to which every segment is known to be stored
-   * @param unbrokenSince the epoch from which on every holder before this one has stored all that it acknowledged
+   * @param past of the holders before this one
    * @param onFenced called when another writer's lease is found where ours was
    */
   constructor(
@@ -248,7 +265,7 @@ export class Lease {
     clock: Clock,
     logger: Logger,
     storedUpTo: () => number,
-    unbrokenSince: number,
+    past: Past,
     onFenced: (error: FencedError) => void,
   ) {
     this.#bucket = bucket;
@@ -257,7 +274,7 @@ export class Lease {
     this.#clock = clock;
     this.#logger = logger;
     this.#storedUpTo = storedUpTo;
-    this.#unbrokenSince = unbrokenSince;
+    this.#past = past;
     this.#onFenced = onFenced;
   }
 
@@ -304,7 +321,7 @@ export class Lease {
         renewedAt: this.#clock.now(),
         released,
         storedUpTo: this.#storedUpTo(),
-        unbrokenSince: this.#unbrokenSince,
+        ...this.#past,
       };
       const bytes = encodeChecked(lease);
       const condition = this.#etag === null ? { ifAbsent: true as const } : { ifMatch: this.#etag };

@@ -11,7 +11,7 @@ import {
   SEGMENTS_SMALL_MAX,
 } from "../limits.ts";
 import { SEGMENT_BYTES_MAX } from "./segment.ts";
-import type { VolumeOptions } from "./volume.ts";
+import type { VolumeOptions } from "./volume_options.ts";
 import { partBytesOf, type VolumeInfo } from "./volume_info.ts";
 
 /**

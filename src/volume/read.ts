@@ -71,6 +71,7 @@ export class ReadPath {
       parts.push(cache.bytes(slot, from, to));
       at += to - from;
     }
+    this.hits += parts.length;
     this.#ahead?.note(offset, length);
     return parts;
   }

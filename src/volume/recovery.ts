@@ -21,6 +21,7 @@ import {
   type LoadedCheckpoint,
 } from "./checkpoint.ts";
 import { listAll } from "./keys.ts";
+import { releasedBefore, type Tenancy } from "./lease.ts";
 import { Limiter } from "./limiter.ts";
 import {
   parseSegmentHead,
@@ -51,6 +52,8 @@ export interface Recovered extends VolumeState {
   writer: Writer;
   /** Segments read between checkpoint and claim. */
   replayed: number;
+  /** All writers from this epoch on, up to this one, have released the volume. */
+  releasedSince: number;
 }
 
 /** What a volume is read from. */
@@ -58,8 +61,8 @@ export interface Source {
   bucket: Bucket;
   blocksPerStripe: number;
   logger: Logger;
-  /** A seq up to which everything is known to have been stored. */
-  storedUpTo?: number;
+  /** What the lease told before. */
+  before?: Tenancy | null;
   onReading?: OnReading;
 }
 
@@ -72,8 +75,11 @@ export interface Source {
 export function recover(source: Source, writerId: string): Promise<Recovered> {
   return undisturbed(source, async (log, checkpoint) => {
     const writer = await claim(source.bucket, log, writerId);
+    const releasedSince = releasedBefore(writer.epoch, source.before);
+    if (checkpoint && checkpoint.epoch < releasedSince) log.map.changeAll();
     const state = stateAt(log, checkpoint);
-    return { ...state, writer, replayed: state.lastSeq - 1 - (checkpoint?.seq ?? 0) };
+    const replayed = state.lastSeq - 1 - (checkpoint?.seq ?? 0);
+    return { ...state, writer, replayed, releasedSince };
   });
 }
 
@@ -109,9 +115,10 @@ async function undisturbed<T>(
 
 /** The newest checkpoint of `seqs` that is sound, and the log behind it. */
 async function read(
-  { bucket, blocksPerStripe, logger, storedUpTo = 0, onReading = () => {} }: Source,
+  { bucket, blocksPerStripe, logger, before, onReading = () => {} }: Source,
   seqs: number[],
 ): Promise<{ log: LogReader; checkpoint: LoadedCheckpoint | null }> {
+  const storedUpTo = before?.storedUpTo ?? 0;
   const damages: string[] = [];
   let map = new StripeMap(blocksPerStripe);
   let checkpoint: LoadedCheckpoint | null = null;
@@ -119,6 +126,7 @@ async function read(
     try {
       const onPages = (done: number, all: number) => onReading("map", done, all);
       checkpoint = await loadCheckpoint(bucket, seq, map, onPages);
+      if (damages.length > 0) map.changeAll(); // only the newest is known to be left alone
       break;
     } catch (error) {
       if (!(error instanceof DamageError)) throw error;

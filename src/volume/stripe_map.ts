@@ -211,11 +211,15 @@ export class StripeMap {
 
   // ---- checkpoints
 
-  /** Takes in a page of a checkpoint; it counts as changed. */
+  /** Takes in a page of a checkpoint. */
   load(number: number, page: MapPage): void {
     this.pages.set(number, page);
-    this.#changed.set(number, page);
     for (const { length } of page.patches.values()) this.patchCount += length;
+  }
+
+  /** Every page counts as changed: the next checkpoint stores all of them. */
+  changeAll(): void {
+    for (const [number, page] of this.pages) this.#changed.set(number, page);
   }
 
   /**

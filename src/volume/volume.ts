@@ -9,8 +9,7 @@
  * Everything that can go wrong for good (fencing, a bucket closed under us) ends in `#fail`: from then on
  * every verb throws, and `onFailure` is told once.
  */
-import type { Bucket } from "../bucket/bucket.ts";
-import { type Chance, type Clock, sleep } from "../clock.ts";
+import { sleep } from "../clock.ts";
 import { FencedError, UsageError } from "../errors.ts";
 import {
   BLOCK_BYTES,
@@ -19,7 +18,6 @@ import {
   SEGMENT_DATA_BYTES_MAX,
   STRIPE_BYTES_DEFAULT,
 } from "../limits.ts";
-import type { Logger } from "../logger.ts";
 import type { BlockDevice, Done, Extent, Place } from "./block_device.ts";
 import { ChangeOrder } from "./change_order.ts";
 import { Checkpointer } from "./checkpoint.ts";
@@ -30,7 +28,6 @@ import { Fetcher } from "./fetch.ts";
 import { figuresOf, type VolumeFigures } from "./figures.ts";
 import { FlushPath } from "./flush.ts";
 import {
-  type Host,
   Lease,
   refuseIfHeld,
   type Reservation,
@@ -41,65 +38,15 @@ import {
 } from "./lease.ts";
 import { ReadPath } from "./read.ts";
 import { type Reclaimed, Reclaimer } from "./reclaim.ts";
-import { type OnReading, recover, type Recovered } from "./recovery.ts";
+import { recover, type Recovered } from "./recovery.ts";
 import { segmentBytesFor } from "./segment.ts";
 import { StripeCache } from "./stripe_cache.ts";
 import { TrimPath } from "./trim.ts";
 import { Uploader } from "./uploader.ts";
 import { growVolume, partBytesOf, readOrCreateVolume, type VolumeInfo } from "./volume_info.ts";
+import type { Surroundings, VolumeOptions } from "./volume_options.ts";
 import { WritePath } from "./write.ts";
 import { Zeroes } from "./zeroes.ts";
-
-export interface VolumeOptions {
-  /** Undefined: as the volume in the bucket has it, or 64 KiB for a new one. */
-  stripeBytes?: number;
-  /** Data in one part of a record, for a new volume; undefined: by its stripe, as limits.ts says. */
-  partBytes?: number;
-  /** Undefined: as the volume in the bucket has it; a new one needs it. */
-  volumeBytes?: number;
-  /** Slots of one stripe each. */
-  cacheStripes: number;
-  /** What this machine has; a cache that is larger is refused. Undefined: any is taken. */
-  memoryBytes?: number;
-  /** A clean stripe is dropped from the cache so long after its last use; 0 keeps it. */
-  cacheTtlMs: number;
-  /** How long a request waits for the bucket before it fails; undefined for as long as it takes. */
-  ioTimeoutMs?: number;
-  /** PUTs at a time. */
-  uploads: number;
-  /** Fetched ahead of a sequential reader, at most; 0 turns it off. */
-  readaheadBytes: number;
-  /** A change is on its way to the bucket when it is so old, flushed or not. */
-  flushAfterMs: number;
-  /** Fence a writer that seems to live, instead of refusing to start. */
-  takeover: boolean;
-  /** Data in one segment, at least a stripe; undefined: SEGMENT_DATA_BYTES_MAX. */
-  segmentDataBytes?: number;
-  /** What is done in pieces gives way to all else after so long; undefined: TURN_MS_MAX. */
-  turnMs?: number;
-  /** Garbage that is left where it is, at least 4,096, for reclaim makes some itself; undefined: RECLAIM_BYTES_MIN. */
-  garbageBytesMin?: number;
-}
-
-/** Everything a volume needs from the world. */
-export interface Surroundings {
-  bucket: Bucket;
-  clock: Clock;
-  chance: Chance;
-  logger: Logger;
-  host: Host;
-  /**
-   * The epoch since which nothing that the writer of `epoch` knew was lost, if all that it acknowledged and did not
-   * store will be written again before anybody uses the volume; else undefined.
-   */
-  survivedSince?: (uuid: string, epoch: number) => number | undefined;
-  /** Makes the memory that segments are filled in; undefined: as all other memory. */
-  newBuffer?: (bytes: number) => Uint8Array;
-  /** Told while the volume is opened. */
-  onReading?: OnReading;
-  /** Told once if the open volume has failed for good; a FencedError if another writer has it. */
-  onFailure: (error: Error) => void;
-}
 
 /** How far a `close` is; told at its begin and at every commit. */
 export type Progress = (unstoredBytes: number) => void;
@@ -165,7 +112,7 @@ export class Volume implements BlockDevice {
   ): Promise<Volume> {
     const { bucket, host } = around;
     const blocksPerStripe = info.stripeBytes / BLOCK_BYTES;
-    const source = { ...around, blocksPerStripe, storedUpTo: before?.storedUpTo };
+    const source = { ...around, blocksPerStripe, before };
     const recovered = await recover(source, writerId);
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
@@ -248,7 +195,7 @@ export class Volume implements BlockDevice {
       clock,
       logger,
       () => uploader.storedUpTo,
-      this.unbrokenSince,
+      { unbrokenSince: this.unbrokenSince, releasedSince: recovered.releasedSince },
       (error) => this.#fail(error),
     );
   }

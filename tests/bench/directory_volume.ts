@@ -3,7 +3,8 @@ import type { Bucket } from "../../src/bucket/bucket.ts";
 import { DirectoryBucket } from "../../src/bucket/directory_bucket.ts";
 import { systemChance, systemClock } from "../../src/clock.ts";
 import { silentLogger } from "../../src/logger.ts";
-import { Volume, type VolumeOptions } from "../../src/volume/volume.ts";
+import { Volume } from "../../src/volume/volume.ts";
+import type { VolumeOptions } from "../../src/volume/volume_options.ts";
 
 const AROUND = { clock: systemClock, chance: systemChance, logger: silentLogger };
 const HOST = { me: { host: "bench", pid: 0, trace: "" }, isGone: () => true, forget() {} };

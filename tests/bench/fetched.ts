@@ -4,7 +4,7 @@
  */
 import { BLOCK_BYTES, KIB, MIB } from "../../src/limits.ts";
 import { showBytes } from "../../src/progress.ts";
-import type { VolumeOptions } from "../../src/volume/volume.ts";
+import type { VolumeOptions } from "../../src/volume/volume_options.ts";
 import { MemoryBucket } from "../support/memory_bucket.ts";
 import { openVolumeOf } from "./directory_volume.ts";
 import type { Row } from "./table.ts";

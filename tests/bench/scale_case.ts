@@ -17,6 +17,7 @@ import {
   SEGMENTS_SMALL_MAX,
 } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
+import { LEASE_KEY } from "../../src/volume/lease.ts";
 import type { Volume } from "../../src/volume/volume.ts";
 import { openVolumeIn, openVolumeOf } from "./directory_volume.ts";
 import { type Shape, storeCheckpoint, SyntheticLog } from "./synthetic_log.ts";
@@ -74,7 +75,9 @@ async function make(path: string, shape: Shape): Promise<Made> {
   const { volumeBytes, stripeBytes } = shape;
   await (await openVolumeIn(path, { volumeBytes, stripeBytes, cacheStripes: 16 })).close();
   const around = { clock: systemClock, chance: systemChance, logger: silentLogger };
-  const mapBytes = await storeCheckpoint(await DirectoryBucket.open(path, around), shape);
+  const bucket = await DirectoryBucket.open(path, around);
+  const mapBytes = await storeCheckpoint(bucket, shape);
+  await bucket.delete([LEASE_KEY]); // as after a crash: the first checkpoint stores all of the map
   return {
     mapBytes,
     checkpointBytes: bytesBelow(`${path}/map`) + bytesBelow(`${path}/checkpoint`),

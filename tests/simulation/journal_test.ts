@@ -12,7 +12,8 @@ import { JournalFolder } from "../../src/journal/journal_folder.ts";
 import { JournaledDevice } from "../../src/journal/journaled_device.ts";
 import { silentLogger } from "../../src/logger.ts";
 import type { Done } from "../../src/volume/block_device.ts";
-import { Volume, type VolumeOptions } from "../../src/volume/volume.ts";
+import { Volume } from "../../src/volume/volume.ts";
+import type { VolumeOptions } from "../../src/volume/volume_options.ts";
 import { ManualClock } from "../support/manual_clock.ts";
 import { MemoryBucket } from "../support/memory_bucket.ts";
 import { Scratch } from "../support/scratch.ts";
@@ -73,7 +74,14 @@ class Machine {
   /** Opens the volume; its journal is still to be replayed. */
   async start(): Promise<Process> {
     const clock = new ManualClock();
-    const bucket = new SimulatedBucket(this.#bucket, this.#events, this.#seed, this.#faults, "");
+    const bucket = new SimulatedBucket(
+      this.#bucket,
+      this.#events,
+      this.#seed,
+      this.#faults,
+      "",
+      false,
+    );
     const opening = Volume.open(this.#options, {
       bucket,
       clock,

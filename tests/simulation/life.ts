@@ -3,10 +3,12 @@
  * client, which writes, trims, zeroes, reads and flushes.
  */
 import { FencedError, TimeoutError, UsageError } from "../../src/errors.ts";
+import { MAP_PAGE_STRIPES } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import type { Place } from "../../src/volume/block_device.ts";
 import type { Host } from "../../src/volume/lease.ts";
-import { Volume, type VolumeOptions } from "../../src/volume/volume.ts";
+import { Volume } from "../../src/volume/volume.ts";
+import type { VolumeOptions } from "../../src/volume/volume_options.ts";
 import { ManualClock } from "../support/manual_clock.ts";
 import { type Change, firstDifference, Model } from "./model.ts";
 import type { Seed } from "./seed.ts";
@@ -19,10 +21,44 @@ const host: Host = {
   forget() {},
 };
 
+/**
+ * What clients use of the volume: pieces of equal size, but for the last. Before each but the first lies as much as a page
+ * of the map covers, so that every piece has a page of its own.
+ */
+export class SimulatedDisk {
+  readonly bytes: number;
+  readonly volumeBytes: number;
+  readonly #pieceBytes: number;
+  readonly #gapBytes: number;
+
+  constructor(bytes: number, stripeBytes: number, pieces: number) {
+    this.#pieceBytes = Math.ceil(bytes / stripeBytes / pieces) * stripeBytes;
+    this.#gapBytes = MAP_PAGE_STRIPES * stripeBytes;
+    this.bytes = bytes;
+    this.volumeBytes = this.at(bytes - 1) + 1;
+  }
+
+  /** Where a byte is on the volume. */
+  at(offset: number): number {
+    return offset + Math.floor(offset / this.#pieceBytes) * this.#gapBytes;
+  }
+
+  /** How many of so many bytes lie in one piece. */
+  inOnePiece(offset: number, length: number): number {
+    return Math.min(length, this.#pieceBytes - offset % this.#pieceBytes);
+  }
+
+  /** A range on the volume, with what lies between the pieces. */
+  range(offset: number, length: number): [offset: number, length: number] {
+    return [this.at(offset), this.at(offset + length - 1) + 1 - this.at(offset)];
+  }
+}
+
 /** What all lives of a simulation share. */
 export interface World {
   readonly seed: Seed;
-  readonly options: VolumeOptions & { volumeBytes: number };
+  readonly options: VolumeOptions;
+  readonly disk: SimulatedDisk;
   trace(what: string): void;
 }
 
@@ -82,14 +118,15 @@ export class Life {
 
   /** Every byte; a stripe that comes too late is asked for again. */
   async #readAll(volume: Volume): Promise<Uint8Array> {
-    const { volumeBytes, ioTimeoutMs } = this.world.options;
-    const found = new Uint8Array(volumeBytes);
-    const pieceBytes = ioTimeoutMs === undefined ? volumeBytes : volume.preferredBytes;
-    for (let at = 0; at < volumeBytes;) {
-      const piece = found.subarray(at, at + pieceBytes);
+    const { disk, options: { ioTimeoutMs } } = this.world;
+    const found = new Uint8Array(disk.bytes);
+    const bytesMax = ioTimeoutMs === undefined ? disk.bytes : volume.preferredBytes;
+    for (let at = 0; at < disk.bytes;) {
+      const piece = found.subarray(at, at + disk.inOnePiece(at, bytesMax));
       try {
-        if (!volume.tryRead(at, piece)) await volume.read(at, piece);
-        at += pieceBytes;
+        const offset = disk.at(at);
+        if (!volume.tryRead(offset, piece)) await volume.read(offset, piece);
+        at += piece.length;
       } catch (error) {
         if (!(error instanceof TimeoutError)) throw error;
       }
@@ -141,19 +178,21 @@ export class Life {
     const { volume, model } = this;
     if (!volume || !model || this.isOver) return;
     if (this.#arriving.length > 0 && this.#seed.chance(0.3)) return this.#endArriving();
-    const [offset, length] = this.#range();
+    const [offset, longest] = this.#range();
+    const { disk } = this.world;
+    const length = disk.inOnePiece(offset, longest);
     if (this.#seed.chance(0.15)) this.#beginArriving(volume, offset, length);
     if (this.#seed.chance(0.1)) this.#look(volume, model, offset, length);
-    if (this.#seed.chance(0.03)) this.#follow(volume.prefetch(offset, length), () => {});
+    if (this.#seed.chance(0.03)) this.#follow(volume.prefetch(disk.at(offset), length), () => {});
     const action = this.#seed.random();
     if (action < 0.45) this.#write(volume, offset, length);
     else if (action < 0.55) {
-      const change = { offset, data: new Uint8Array(length) };
-      this.#change("zero", change, volume.zero(offset, length));
+      const change = { offset, data: new Uint8Array(longest) };
+      this.#change("zero", change, volume.zero(...disk.range(offset, longest)));
     } else if (action < 0.65) {
       const from = Math.ceil(offset / 4096) * 4096;
-      const data = new Uint8Array(Math.max(0, (offset + length & ~4095) - from));
-      this.#change("trim", { offset: from, data }, volume.trim(offset, length));
+      const data = new Uint8Array(Math.max(0, (offset + longest & ~4095) - from));
+      this.#change("trim", { offset: from, data }, volume.trim(...disk.range(offset, longest)));
     } else if (action < 0.85) this.#read(volume, model, offset, length);
     else this.#flush(volume, model);
   }
@@ -176,8 +215,8 @@ export class Life {
     const unit = volume.preferredBytes;
     const offset = at - at % unit;
     const data = this.#data(Math.ceil((at + length - offset) / unit) * unit);
-    if (offset + data.length > volume.sizeBytes) return;
-    const place = volume.place(offset, data.length);
+    if (offset + data.length > this.world.disk.bytes) return;
+    const place = volume.place(this.world.disk.at(offset), data.length);
     if (place === undefined) return;
     this.trace(`${offset}+${data.length} arrives`);
     const [first] = place.parts;
@@ -201,7 +240,7 @@ export class Life {
   #write(volume: Volume, offset: number, length: number): void {
     const data = this.#data(length);
     const change = { offset, data: data.slice() };
-    this.#change("write", change, volume.write(offset, data));
+    this.#change("write", change, volume.write(this.world.disk.at(offset), data));
     data.fill(0xee); // borrowed for the call only
   }
 
@@ -230,21 +269,23 @@ export class Life {
       const wrong = firstDifference(target, model.newest.subarray(offset, offset + length));
       if (wrong >= 0) throw new Error(`read ${offset}+${length} is wrong at ${offset + wrong}`);
     };
-    if (volume.tryRead(offset, target)) check();
-    else this.#follow(volume.read(offset, target), check);
+    const at = this.world.disk.at(offset);
+    if (volume.tryRead(at, target)) check();
+    else this.#follow(volume.read(at, target), check);
   }
 
   /** What is told of a range without reading it, and what is lent of it, likewise. */
   #look(volume: Volume, model: Model, offset: number, length: number): void {
     if (model.hasWaiting) return;
+    const start = this.world.disk.at(offset);
     let at = offset;
-    for (const { lengthBytes, isHole } of volume.extents(offset, length, 100)) {
+    for (const { lengthBytes, isHole } of volume.extents(start, length, 100)) {
       const bytes = model.newest.subarray(at, at + lengthBytes);
       if (isHole && bytes.some((byte) => byte !== 0)) throw new Error(`data in a hole at ${at}`);
       at += lengthBytes;
     }
     at = offset;
-    for (const part of volume.lend(offset, length) ?? []) {
+    for (const part of volume.lend(start, length) ?? []) {
       const wrong = firstDifference(part, model.newest.subarray(at, at + part.length));
       if (wrong >= 0) throw new Error(`what is lent is wrong at ${at + wrong}`);
       at += part.length;
@@ -277,7 +318,7 @@ export class Life {
 
   #range(): [offset: number, length: number] {
     const unit = this.#seed.chance(0.7) ? 4096 : 1;
-    const units = this.world.options.volumeBytes / unit;
+    const units = this.world.disk.bytes / unit;
     const offset = this.#seed.below(units);
     const longest = this.#seed.chance(0.1) ? units : Math.max(1, Math.ceil(units / 10));
     const length = 1 + this.#seed.below(Math.min(longest, units - offset));

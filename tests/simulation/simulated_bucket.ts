@@ -22,6 +22,8 @@ export interface Event {
   what: string;
   /** The process that would hear of it; undefined for what happens in the bucket. */
   at?: { isPaused: boolean };
+  /** Mostly something else happens first. */
+  isSlow?: boolean;
   happen(): Promise<void>;
 }
 
@@ -39,6 +41,8 @@ export class SimulatedBucket implements Bucket {
     /** Share of requests that fail before, of those that fail after they took effect, and of those given up. */
     private readonly faults: number,
     private readonly owner: string,
+    /** Its checkpoints take long. */
+    private readonly isSlow: boolean,
   ) {}
 
   get(key: string, range?: ByteRange): Promise<FoundObject | null> {
@@ -95,7 +99,8 @@ export class SimulatedBucket implements Bucket {
         then();
       }
     };
-    this.events.push({ what: `${this.owner}: ${what} arrives`, happen });
+    const isSlow = this.isSlow && /^put (map|checkpoint)/.test(what);
+    this.events.push({ what: `${this.owner}: ${what} arrives`, isSlow, happen });
   }
 
   #answer(what: string, action: () => void): void {

@@ -12,6 +12,7 @@
  *  - once another writer has opened the volume, the one before has no flush answered that the new one
  *    did not find;
  *  - what was read after an opening stays so (the next death can't bring older bytes back);
+ *  - the newest checkpoint can be read, whoever cleans up;
  *  - whatever was killed or came too late, the next process gives the space of it back;
  *  - the invariants of cache, map and segment table hold, and a clean stop leaves no timer behind.
  */
@@ -20,9 +21,9 @@ import { BLOCK_BYTES, CHECKPOINT_MS } from "../../src/limits.ts";
 import { listCheckpoints, loadCheckpoint } from "../../src/volume/checkpoint.ts";
 import { seqOfKey } from "../../src/volume/segment.ts";
 import { StripeMap } from "../../src/volume/stripe_map.ts";
-import type { VolumeOptions } from "../../src/volume/volume.ts";
+import type { VolumeOptions } from "../../src/volume/volume_options.ts";
 import { MemoryBucket } from "../support/memory_bucket.ts";
-import { Life, type World } from "./life.ts";
+import { Life, SimulatedDisk, type World } from "./life.ts";
 import { firstDifference, Model } from "./model.ts";
 import { Seed } from "./seed.ts";
 import { type Event, SimulatedBucket } from "./simulated_bucket.ts";
@@ -53,13 +54,16 @@ export async function simulate(seedNumber: number): Promise<SimulationResult> {
 
 class Simulation implements World {
   readonly seed: Seed;
-  readonly options: VolumeOptions & { volumeBytes: number };
+  readonly options: VolumeOptions;
+  readonly disk: SimulatedDisk;
   readonly lines: string[] = [];
   readonly #bucket = new MemoryBucket();
   readonly #events: Event[] = [];
   readonly #faults: number;
   /** Share of steps in which a client acts: with many, requests queue up. */
   readonly #pace: number;
+  /** Share of the times in which enough passes for a checkpoint. */
+  readonly #longShare: number;
   /** Every process there was, oldest first. */
   readonly #lives: Life[] = [];
   /** Those that have opened the volume, by epoch. */
@@ -73,12 +77,14 @@ class Simulation implements World {
     this.seed = seed;
     const stripeBytes = 4096 << seed.pick([0, 1, 1, 2, 2, 4]);
     const stripes = 4 + seed.below(stripeBytes > 8192 ? 8 : 30);
+    // the last stripe may be a part of one
+    const lacking = seed.pick([0, seed.below(stripeBytes / BLOCK_BYTES)]) * BLOCK_BYTES;
+    const bytes = stripes * stripeBytes - lacking;
+    this.disk = new SimulatedDisk(bytes, stripeBytes, seed.pick([1, 2, 4]));
     this.options = {
       stripeBytes,
       partBytes: seed.pick([stripeBytes, 4096, 8192]),
-      // the last stripe may be a part of one
-      volumeBytes: stripeBytes * stripes -
-        seed.pick([0, seed.below(stripeBytes / BLOCK_BYTES)]) * BLOCK_BYTES,
+      volumeBytes: this.disk.volumeBytes,
       cacheStripes: 16 + seed.below(16),
       cacheTtlMs: seed.pick([0, 2000, 60_000]),
       uploads: 1 + seed.below(4),
@@ -91,8 +97,9 @@ class Simulation implements World {
       takeover: false,
     };
     this.#faults = seed.pick([0, 0.02, 0.2]);
+    this.#longShare = seed.pick([0.03, 0.3]);
     this.#pace = seed.pick([0.3, 0.5, 0.5, 0.8]);
-    this.#before = new Model(new Uint8Array(this.options.volumeBytes));
+    this.#before = new Model(new Uint8Array(this.disk.bytes));
   }
 
   trace(what: string): void {
@@ -172,6 +179,7 @@ class Simulation implements World {
         seed,
         this.#faults,
         `${number}`,
+        seed.chance(0.2),
       );
       const life = new Life(number, bucket, this);
       this.#lives.push(life);
@@ -224,15 +232,22 @@ class Simulation implements World {
     const life = this.#lives.at(-1)!;
     life.actAndFlush();
     await this.#untilDone(life.close());
-    const [newest, older] = await listCheckpoints(this.#bucket);
+    const [, older] = await listCheckpoints(this.#bucket);
     if (older === undefined) return;
-    const map = new StripeMap(life.volume!.info.stripeBytes / BLOCK_BYTES);
-    await loadCheckpoint(this.#bucket, newest, map);
+    const map = await this.#readNewestCheckpoint();
     for (const key of this.#bucket.objects.keys()) {
       const seq = seqOfKey(key);
       if (seq === undefined || seq > older || map.claims.has(seq)) continue;
       if (!map.segments.get(seq)?.liveBytes) throw new Error(`${key} is garbage, and was left`);
     }
+  }
+
+  /** Whatever has been deleted, nothing of the newest is missing. */
+  async #readNewestCheckpoint(): Promise<StripeMap> {
+    const map = new StripeMap(this.options.stripeBytes! / BLOCK_BYTES);
+    const [newest] = await listCheckpoints(this.#bucket);
+    if (newest !== undefined) await loadCheckpoint(this.#bucket, newest, map);
+    return map;
   }
 
   #kill(life: Life): void {
@@ -245,13 +260,16 @@ class Simulation implements World {
   /** An event of the world, or some time passes for one process. */
   async #somethingHappens(): Promise<void> {
     this.#eventCount++;
-    const possible = this.#events.filter((event) => !event.at?.isPaused);
+    const possible = this.#events.filter(({ at, isSlow }) =>
+      !at?.isPaused && (!isSlow || this.seed.chance(0.05))
+    );
     if (possible.length === 0 || this.seed.chance(0.1)) return await this.#timePasses();
     // mostly in order, so that lives get on; sometimes any
     const event = this.seed.chance(0.5) ? possible[0] : this.seed.pick(possible);
     this.#events.splice(this.#events.indexOf(event), 1);
     this.trace(event.what);
     await event.happen();
+    if (event.what.includes("delete map/")) await this.#readNewestCheckpoint();
   }
 
   /** For one that has been fenced, too: what it was at has to end. */
@@ -260,7 +278,7 @@ class Simulation implements World {
       (!life.isOver || life.isFenced) && !life.bucket.isPaused
     );
     if (awake.length === 0) return;
-    const long = this.seed.chance(0.03);
+    const long = this.seed.chance(this.#longShare);
     await this.seed.pick(awake).clock.advance(long ? CHECKPOINT_MS : this.seed.below(3000));
   }
 

@@ -5,7 +5,7 @@ import { silentLogger } from "../../../src/logger.ts";
 import { RequestCounts } from "../../../src/nbd/request_counts.ts";
 import type { ConnectedClient } from "../../../src/nbd/server.ts";
 import type { DriveParts } from "../../../src/status/status.ts";
-import type { VolumeOptions } from "../../../src/volume/volume.ts";
+import type { VolumeOptions } from "../../../src/volume/volume_options.ts";
 import { fixedChance, ManualClock } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 import { openVolume } from "../volume/open_volume.ts";

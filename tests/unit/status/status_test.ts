@@ -113,6 +113,8 @@ Deno.test("stripes that reads find count as hits, and those they wait for as mis
   assertEquals(cacheOf(next), { hits: 0, misses: 2 });
   await readBytes(reopened, 0, 48 * KIB);
   assertEquals(cacheOf(next), { hits: 2, misses: 3 });
+  reopened.lend(0, 48 * KIB);
+  assertEquals(cacheOf(next), { hits: 5, misses: 3 });
   await reopened.close();
 });
 

@@ -6,7 +6,8 @@ import type { Bucket } from "../../../src/bucket/bucket.ts";
 import { BLOCK_BYTES } from "../../../src/limits.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
 import type { Host } from "../../../src/volume/lease.ts";
-import { type Surroundings, Volume, type VolumeOptions } from "../../../src/volume/volume.ts";
+import { Volume } from "../../../src/volume/volume.ts";
+import type { Surroundings, VolumeOptions } from "../../../src/volume/volume_options.ts";
 import { fixedChance, ManualClock } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 

@@ -5,7 +5,7 @@ import { BLOCK_BYTES, MIB, PART_BYTES, STRIPE_UNPARTED_BYTES_MAX } from "../../.
 import { VolumeCheck } from "../../../src/volume/check.ts";
 import { decodeChecked } from "../../../src/volume/checked_json.ts";
 import { segmentKey } from "../../../src/volume/segment.ts";
-import type { VolumeOptions } from "../../../src/volume/volume.ts";
+import type { VolumeOptions } from "../../../src/volume/volume_options.ts";
 import { VOLUME_KEY, type VolumeInfo } from "../../../src/volume/volume_info.ts";
 import type { MemoryBucket } from "../../support/memory_bucket.ts";
 import { settle } from "../../support/manual_clock.ts";

@@ -193,7 +193,8 @@ async function withCheckpoints() {
   };
   const noPause = () => Promise.resolve();
   await new Checkpointer(bucket, await until(2), 1, null, noPause).store(2);
-  const older = { seq: 2, epoch: 1, packs: new Set(["map/0000000002/0000"]) };
+  const packs = new Map([["map/0000000002/0000", 100]]);
+  const older = { seq: 2, epoch: 1, pages: new Map(), packs };
   await new Checkpointer(bucket, await until(4), 1, older, noPause).store(4);
   bucket.counts.get.requests = 0;
   return bucket;

@@ -6,7 +6,7 @@
 import { silentLogger } from "../../../src/logger.ts";
 import { Lease } from "../../../src/volume/lease.ts";
 import { parseSegmentHead, SegmentBuilder, segmentKey } from "../../../src/volume/segment.ts";
-import type { VolumeOptions } from "../../../src/volume/volume.ts";
+import type { VolumeOptions } from "../../../src/volume/volume_options.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 import { blocks, hostNamed, openVolume } from "./open_volume.ts";
@@ -91,7 +91,7 @@ async function storeLastBatch(bucket: MemoryBucket, clock: ManualClock): Promise
     clock,
     silentLogger,
     told,
-    epoch,
+    { unbrokenSince: epoch, releasedSince: epoch },
     fenced,
   );
   await lease.acquire(null);

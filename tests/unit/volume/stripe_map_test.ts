@@ -218,6 +218,9 @@ Deno.test("zeroes over any number of pages ask nothing of them but of the two at
 
 Deno.test("what a checkpoint is to hold is settled without a look at any page", () => {
   const { map, touched } = watchedMap(100);
+  assertEquals(map.freeze().size, 0);
+  map.thaw(true);
+  map.changeAll();
   assertEquals(map.freeze().size, 100);
   map.thaw(true);
   assertEquals(map.freeze().size, 0);
