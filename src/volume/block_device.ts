@@ -56,8 +56,8 @@ export interface BlockDevice {
    */
   place?(offset: number, length: number): Place | undefined;
   /**
-   * Makes changes, the first of all, so that a crash leaves either all of them or none; if there is not room for that in
-   * memory they are stored as they are made. `act` asks for no flush.
+   * Makes the changes that `act` makes, before anybody else makes any, so that a crash leaves all of them or none; if
+   * there is not room for that in memory they are stored as they are made. `act` asks for no flush.
    */
   together?(act: () => Promise<void>): Promise<void>;
   /** Gives up the whole blocks inside the range: they read as zeroes. */

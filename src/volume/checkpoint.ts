@@ -50,8 +50,6 @@ import { Limiter } from "./limiter.ts";
 import type { MapPage } from "./map_page.ts";
 import type { StripeMap } from "./stripe_map.ts";
 
-export { checkpointKey };
-
 /** The seqs of the checkpoints there are, newest first; a key of any other form is none. */
 export async function listCheckpoints(bucket: Bucket): Promise<number[]> {
   const keys = await listAll(bucket, CHECKPOINT_PREFIX);

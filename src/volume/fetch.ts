@@ -2,11 +2,10 @@
  * Brings what readers and writers need from the bucket into the cache: one GET for neighbours in one segment, one
  * fetch a stripe at a time however many ask.
  *
- * A fetch is for some blocks of a stripe, as many as a part of a record has (segment.ts) or a multiple of that, which
- * is all of the stripe if records have one part only. What else comes with the parts that have these blocks is kept
- * as well. Where each invalid block comes from is settled in the turn in which the
- * fetch begins. Until it ends the slot is pinned; a write or a trim meanwhile makes its blocks valid, and a fetch
- * fills only what is still invalid, so that it can never bring back what is older.
+ * A fetch is for whole parts of a stripe's records (segment.ts), which is all of the stripe if records have one part
+ * only. What else comes with the parts that have the blocks asked for is kept as well. Where each invalid block comes
+ * from is settled in the turn in which the fetch begins. Until it ends the slot is pinned; a write or a trim meanwhile
+ * makes its blocks valid, and a fetch fills only what is still invalid, so that it can never bring back what is older.
  *
  * It ends when every part has come or failed. A part that failed fails those who asked for a block of it, and
  * nobody else.
@@ -58,7 +57,6 @@ export class Fetcher {
   readonly #bucket: Bucket;
   readonly #downloads = new Limiter(DOWNLOADS_MAX);
   readonly #underWay = new Map<number, Fetch>();
-
   readonly #confirm: () => Promise<void>;
 
   /** @param confirm throws if another writer has taken the volume over: it may delete what we look for */

@@ -1,18 +1,18 @@
 /**
  * Flush: seal → fill → store → commit.
  *
- * | step   | when                                                        | what                                      |
- * | ------ | ----------------------------------------------------------- | ----------------------------------------- |
- * | seal   | an eighth of the cache is dirty, or half of what may be, if | every dirty block there is becomes a batch, |
- * |        | it is the same again and again: at once; a flush came, a    | decided in one turn                       |
- * |        | change waits for room, or the oldest is `flushafter` old:   |                                           |
- * |        | when an upload slot is free, so that flushes share one      |                                           |
- * | fill   | an upload slot is free, or all are taken and no segment     | the next of the batch's stripes are copied |
- * |        | waits for one                                               | into a segment with the next seq          |
- * | store  | an upload slot is free: several at a time                   | uploader.ts                               |
- * | commit | all segments of the batch, and every batch before, are      | the map takes the records in, some a      |
- * |        | stored                                                      | turn; then pins are given back and        |
- * |        |                                                             | flushes answered                          |
+ * | step   | when                                                   | what                                                 |
+ * | ------ | ------------------------------------------------------ | ---------------------------------------------------- |
+ * | seal   | an eighth of the cache is dirty, or half of what may   | every dirty block there is becomes a batch,          |
+ * |        | be if it is the same again and again                   | decided in one turn                                  |
+ * |        | a flush came, a change waits for room, or the oldest   | the same                                             |
+ * |        | is `flushafter` old, and an upload slot is free, so    |                                                      |
+ * |        | that flushes share one                                 |                                                      |
+ * | fill   | an upload slot is free, or all are taken and no        | the next of the batch's stripes are copied into a    |
+ * |        | segment waits for one                                  | segment with the next seq                            |
+ * | store  | an upload slot is free: several at a time              | uploader.ts                                          |
+ * | commit | all segments of the batch, and every batch before, are | the map takes the records in, some a turn; then pins |
+ * |        | stored                                                 | are given back and flushes answered                  |
  *
  * Promise 2 rests on this: a flush is answered by the commit of a batch that was sealed after it came, or, if
  * nothing was dirty, of the newest one. Promise 3: batches are applied in order, each whole.

@@ -251,7 +251,7 @@ export class Lease {
   #etag: string | null = null;
   #cancelTimer: (() => void) | null = null;
   #writing: Promise<void> = Promise.resolve();
-  #released = false;
+  #ended = false;
 
   /**
    * @param storedUpTo the seq up to which every segment is known to be stored
@@ -294,18 +294,18 @@ export class Lease {
 
   /** Ends the renewals. */
   stop(): void {
-    this.#released = true;
+    this.#ended = true;
     this.#cancelTimer?.();
     this.#cancelTimer = null;
   }
 
   #renewLater(): void {
-    if (this.#released) return;
+    if (this.#ended) return;
     this.#cancelTimer = this.#clock.after(LEASE_RENEW_MS, () => {
       this.#writing = this.#write(false);
       this.#writing.catch((error) => {
         if (error instanceof FencedError) this.#onFenced(error);
-        else if (!this.#released) this.#logger.warn(`lease not renewed: ${messageOf(error)}`);
+        else if (!this.#ended) this.#logger.warn(`lease not renewed: ${messageOf(error)}`);
       }).then(() => this.#renewLater());
     });
   }

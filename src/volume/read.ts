@@ -2,9 +2,9 @@
  * Read: all blocks valid, or known to be zero → copy → reply, in the same turn. Otherwise the stripes
  * are fetched first. A sequential reader gets the stripes ahead of it fetched early.
  *
- * Of a stripe whose records have parts (segment.ts) only the parts around are fetched that a read needs, and the more of
- * them the more of it is in the cache already: as many blocks as that rounded up to a power of two, aligned. So whoever reads here and
- * there gets little more than he asked for, and whoever stays soon has all of the stripe.
+ * Of a stripe whose records have parts (segment.ts) a read fetches the aligned power of two of blocks around it that is
+ * at least as large as what the cache has of the stripe already: little for scattered reads, and soon all of it for
+ * a reader that stays.
  */
 import { BLOCK_BYTES, PREFETCH_BYTES_MAX } from "../limits.ts";
 import type { Done } from "./block_device.ts";

@@ -14,12 +14,8 @@ import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError } from "../errors.ts";
 import { DOWNLOADS_MAX, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
-import {
-  checkpointKey,
-  listCheckpoints,
-  loadCheckpoint,
-  type LoadedCheckpoint,
-} from "./checkpoint.ts";
+import { listCheckpoints, loadCheckpoint, type LoadedCheckpoint } from "./checkpoint.ts";
+import { checkpointKey } from "./checkpoint_format.ts";
 import { listAll } from "./keys.ts";
 import { releasedBefore, type Tenancy } from "./lease.ts";
 import { Limiter } from "./limiter.ts";

@@ -54,11 +54,11 @@ import {
   VOLUME_BYTES_MAX,
 } from "../limits.ts";
 
-export const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 1;
 export const SEGMENT_HEADER_BYTES = 72;
 export const INDEX_ENTRY_BYTES = 28;
 export const RECORD_PREFIX_BYTES = 16;
-/** What a segment with so many bytes of data takes at most: a part has at least a block, and there are fewer than records. */
+/** What a segment with so many bytes of data takes at most: each part has a prefix, and there are no more than blocks. */
 export function segmentBytesFor(dataBytes: number): number {
   return SEGMENT_HEAD_BYTES_MAX + dataBytes + SEGMENT_RECORDS_MAX * RECORD_PREFIX_BYTES;
 }

@@ -19,8 +19,8 @@
  * the page for the first time freezes it.
  *
  * Invariants (`checkInvariants`): a segment's live bytes are those that are read from it, with the prefixes of their
- * records; a group counts the stripes in it that are mapped; a patch never covers a whole stripe; of every base and patch at least one block is read, because none
- * newer covers it.
+ * records; a group counts the stripes in it that are mapped; a patch never covers a whole stripe; of every base and
+ * patch at least one block is read, because none newer covers it.
  */
 import { MAP_PAGE_STRIPES, PATCHES_MAX, STRIPE_PATCHES_MAX } from "../limits.ts";
 import { GroupedMap } from "./grouped_map.ts";

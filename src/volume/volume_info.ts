@@ -16,7 +16,8 @@ import {
   VOLUME_BYTES_MAX,
 } from "../limits.ts";
 import { decodeChecked, encodeChecked } from "./checked_json.ts";
-import { checkpointKey, listCheckpoints } from "./checkpoint.ts";
+import { listCheckpoints } from "./checkpoint.ts";
+import { checkpointKey } from "./checkpoint_format.ts";
 import { seqOfKey } from "./segment.ts";
 
 export const VOLUME_KEY = "volume.json";

@@ -2,12 +2,8 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Bucket } from "../../../src/bucket/bucket.ts";
 import { DamageError, UnavailableError } from "../../../src/errors.ts";
 import { CHECKPOINT_TURN_STEPS, MAP_PAGE_STRIPES } from "../../../src/limits.ts";
-import {
-  Checkpointer,
-  checkpointKey,
-  listCheckpoints,
-  loadCheckpoint,
-} from "../../../src/volume/checkpoint.ts";
+import { Checkpointer, listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
+import { checkpointKey } from "../../../src/volume/checkpoint_format.ts";
 import { MapPage } from "../../../src/volume/map_page.ts";
 import { RECORD_DATA, RECORD_ZEROES, type SegmentRecord } from "../../../src/volume/segment.ts";
 import { StripeMap } from "../../../src/volume/stripe_map.ts";

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { DamageError, FencedError } from "../../../src/errors.ts";
 import { silentLogger } from "../../../src/logger.ts";
-import { Checkpointer, checkpointKey, listCheckpoints } from "../../../src/volume/checkpoint.ts";
+import { Checkpointer, listCheckpoints } from "../../../src/volume/checkpoint.ts";
+import { checkpointKey } from "../../../src/volume/checkpoint_format.ts";
 import { readState, recover } from "../../../src/volume/recovery.ts";
 import { parseSegmentHead, SegmentBuilder, segmentKey } from "../../../src/volume/segment.ts";
 import { settle } from "../../support/manual_clock.ts";

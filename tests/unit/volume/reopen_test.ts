@@ -8,7 +8,8 @@ import {
   IDLE_SEGMENTS_MAX,
   MAP_PAGE_STRIPES,
 } from "../../../src/limits.ts";
-import { checkpointKey, listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
+import { listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
+import { checkpointKey } from "../../../src/volume/checkpoint_format.ts";
 import { packKey } from "../../../src/volume/checkpoint_format.ts";
 import { LEASE_KEY } from "../../../src/volume/lease.ts";
 import { segmentKey } from "../../../src/volume/segment.ts";
