@@ -12,7 +12,7 @@ import { DirectoryTestBucket } from "../support/test_buckets.ts";
 import { type FioJob, median, requestsPerSecond } from "./fio.ts";
 import type { Row } from "./table.ts";
 
-const ROUNDS = 3;
+const ROUNDS = 5;
 /** Well inside the cache; a tenth of what may be dirty before it is uploaded unasked. */
 export const SET_BYTES = 12 * MIB;
 const SHAPES = [
