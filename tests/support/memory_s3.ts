@@ -47,6 +47,8 @@ interface StoredObject {
 type Bucket = Map<string, StoredObject>;
 
 const PACED_CHUNK_BYTES = 64 * 1024;
+/** From here on a body's memory is used again. */
+const LARGE_BYTES = 1024 * 1024;
 const KEYS_MAX = 1000;
 const REFUSED_FOR_NOW = [503, "SlowDown", "Please reduce your request rate."] as const;
 
@@ -98,23 +100,51 @@ async function pass(bytes: number, ofConnection: Pace): Promise<void> {
   ]);
 }
 
+// ---- bodies
+
+/**
+ * Memory of large objects that are forgotten, whose buckets nobody reads any more. Fresh memory costs the kernel more than
+ * the bytes that come into it, and the server shares the processors of those who are measured.
+ */
+const forgotten: ArrayBuffer[] = [];
+
+function memory(bytes: number): ArrayBuffer {
+  if (bytes < LARGE_BYTES) return new ArrayBuffer(bytes);
+  const index = forgotten.findIndex(({ byteLength }) => byteLength >= bytes);
+  if (index >= 0) return forgotten.splice(index, 1)[0];
+  return new ArrayBuffer(Math.ceil(bytes / LARGE_BYTES) * LARGE_BYTES);
+}
+
+function forget(bucketName: string): void {
+  for (const { bytes: { buffer } } of buckets.get(bucketName)?.values() ?? []) {
+    if (buffer.byteLength >= LARGE_BYTES) forgotten.push(buffer);
+  }
+  buckets.delete(bucketName);
+}
+
 /** The request's body; null if it is not as long as announced. */
 async function receive(request: Request, pace: Pace): Promise<Uint8Array<ArrayBuffer> | null> {
   const announced = request.headers.get("content-length");
   if (request.body === null) return announced === "0" ? new Uint8Array(0) : null;
   if (announced === null) return null;
-  const bytes = new Uint8Array(Number(announced));
+  const length = Number(announced);
+  // a byte more would be read into the one behind it
+  let buffer = memory(length + 1);
   let done = 0;
   try {
-    for await (const chunk of request.body) {
-      if (isPaced()) await pass(chunk.length, pace);
-      bytes.set(chunk, done); // throws a RangeError behind the end
-      done += chunk.length;
+    const reader = request.body.getReader({ mode: "byob" });
+    while (done <= length) {
+      // takes the memory away and gives it back
+      const { value, done: isOver } = await reader.read(new Uint8Array(buffer, done));
+      if (value) buffer = value.buffer;
+      if (isOver || !value) break;
+      if (isPaced()) await pass(value.length, pace);
+      done += value.length;
     }
   } catch {
     return null;
   }
-  return done === bytes.length ? bytes : null;
+  return done === length ? new Uint8Array(buffer, 0, length) : null;
 }
 
 function paced(bytes: Uint8Array<ArrayBuffer>, pace: Pace): BodyInit {
@@ -305,7 +335,7 @@ async function serve(request: Request, pace: Pace): Promise<Response> {
 
 async function control(request: Request, what: string): Promise<Response> {
   if (what === "settings") Object.assign(settings, await request.json());
-  else if (what !== "counts") buckets.delete(what);
+  else if (what !== "counts") forget(what);
   else if (request.method === "DELETE") counts = noCounts();
   return Response.json(what === "settings" ? settings : counts);
 }
