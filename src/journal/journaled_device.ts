@@ -6,7 +6,7 @@
  * before anybody uses it. So the Linux kernel, which outlives us, may go on with the next process as if
  * nothing had happened: what it was told is written is there, flushed or not.
  *
- *   change ──▶ current file ──▶ volume        flush, or FILE full: the current file becomes an old one
+ *   change ──▶ current file ──▶ volume        flush, or it is full: the current file becomes an old one
  *              old files ──▶ removed, oldest first, each when a flush begun after its last change is done
  *
  * Promises
@@ -46,7 +46,6 @@ const INCOMPLETE = ".incomplete";
 
 export class JournaledDevice implements BlockDevice {
   readonly sizeBytes: number;
-  readonly blockBytes: number;
   readonly preferredBytes: number;
 
   readonly #device: BlockDevice;
@@ -77,7 +76,6 @@ export class JournaledDevice implements BlockDevice {
     options: JournalOptions,
   ) {
     this.sizeBytes = device.sizeBytes;
-    this.blockBytes = device.blockBytes;
     this.preferredBytes = device.preferredBytes;
     this.#device = device;
     this.#path = this.#folder = path;

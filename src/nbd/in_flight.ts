@@ -28,12 +28,7 @@ export class Share {
 export class InFlight {
   #bytes = 0;
   #requests = 0;
-  readonly #limit: number;
   #waiting = new Set<() => void>();
-
-  constructor(bytesMax = IN_FLIGHT_BYTES_MAX) {
-    this.#limit = bytesMax;
-  }
 
   /** Bytes held by all connections. */
   get bytes(): number {
@@ -47,11 +42,13 @@ export class InFlight {
 
   /** Whether the connection with this share has to wait before it begins a request of so many bytes. */
   mustWait(share: Share, requestBytes: number): boolean {
-    if (share.requests >= IN_FLIGHT_REQUESTS_MAX || share.bytes >= this.#limit / 2) return true;
+    if (share.requests >= IN_FLIGHT_REQUESTS_MAX || share.bytes >= IN_FLIGHT_BYTES_MAX / 2) {
+      return true;
+    }
     if (this.#requests >= CONNECTIONS_MAX * IN_FLIGHT_REQUESTS_MAX) return true;
-    if (this.#bytes < this.#limit) return false;
+    if (this.#bytes < IN_FLIGHT_BYTES_MAX) return false;
     return share.bytes > 0 || requestBytes > SMALL_REQUEST_BYTES ||
-      this.#bytes >= this.#limit + CONNECTIONS_MAX * SMALL_REQUEST_BYTES;
+      this.#bytes >= IN_FLIGHT_BYTES_MAX + CONNECTIONS_MAX * SMALL_REQUEST_BYTES;
   }
 
   /** Calls `again` once, when something was released. */

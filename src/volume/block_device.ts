@@ -29,8 +29,7 @@ export interface Place {
 export interface BlockDevice {
   /** The export's size in bytes; it does not change while the device is open. */
   readonly sizeBytes: number;
-  /** The smallest request that needs no read-modify-write, and the one that suits best, in bytes. */
-  readonly blockBytes: number;
+  /** The size, in bytes, of the requests that suit best. */
   readonly preferredBytes: number;
   /**
    * Fills `target` from `offset` if that needs no waiting; else returns false, having left

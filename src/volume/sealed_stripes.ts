@@ -12,8 +12,6 @@ export interface SealedStripe {
   readonly runs: number[];
   /** The stripe's bytes as they were sealed, once the slot has been overwritten; else null. */
   saved: Uint8Array | null;
-  /** True once the bytes are in a segment. */
-  copied: boolean;
 }
 
 export class SealedStripes {
@@ -50,7 +48,6 @@ export class SealedStripes {
 
   /** The entry's bytes are in a segment: its slot may be overwritten without saving them. */
   copied(entry: SealedStripe): void {
-    entry.copied = true;
     entry.saved = null;
     const rest = this.#inSlot.get(entry.slot)?.filter((other) => other !== entry);
     if (rest === undefined) return;

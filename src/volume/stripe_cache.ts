@@ -303,7 +303,7 @@ export class StripeCache {
     this.dirtyBlocks -= this.#dirty.clear(slot, 0, this.blocksPerStripe);
     this.dirtySlots.delete(slot);
     this.sealedStripes++;
-    const entry = { stripe: this.#stripeOf[slot], slot, runs, saved: null, copied: false };
+    const entry = { stripe: this.#stripeOf[slot], slot, runs, saved: null };
     this.sealed.add(entry);
     return entry;
   }

@@ -53,7 +53,6 @@ export type Progress = (unstoredBytes: number) => void;
 
 export class Volume implements BlockDevice {
   readonly sizeBytes: number;
-  readonly blockBytes = BLOCK_BYTES;
   readonly preferredBytes: number;
   readonly info: VolumeInfo;
   /** The epoch claimed by this opening. */

@@ -75,17 +75,6 @@ export class BlockRuns {
     this.#ends.splice(first, last - first, ...ends);
   }
 
-  /** The runs, cut to [start, end). */
-  *within(start: number, end: number): Generator<[start: number, end: number]> {
-    for (
-      let at = this.#search(start);
-      at < this.#starts.length && this.#starts[at] < end;
-      at++
-    ) {
-      yield [Math.max(start, this.#starts[at]), Math.min(end, this.#ends[at])];
-    }
-  }
-
   *[Symbol.iterator](): Generator<[start: number, end: number]> {
     for (let at = 0; at < this.#starts.length; at++) yield [this.#starts[at], this.#ends[at]];
   }
