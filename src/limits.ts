@@ -139,6 +139,8 @@ export const SEGMENT_DATA_BYTES_MAX = 8 * MIB;
 export const SEGMENT_HEAD_BYTES_MAX = 64 * KIB;
 /** (65536 - 72) / 28, rounded down; 8 MiB in single blocks are 2,048. */
 export const SEGMENT_RECORDS_MAX = 2338;
+/** Segments whose headers are read before the first of them is applied, at opening: up to 16 MiB of them. */
+export const REPLAY_SEGMENTS = 256;
 /** Segments numbered but not known stored: how far a leftover can lie behind a gap in the log. */
 export const SEGMENTS_UNSTORED_MAX = 64;
 /** Ten digits; at 100 segments a second, three years. */

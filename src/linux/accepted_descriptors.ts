@@ -12,12 +12,9 @@
  * Assumes: `find` is called for one connection at a time, right after it was accepted and while it is open: what is
  * looked for is there.
  */
-import { listSystemFolder } from "./libc.ts";
+import { AF_INET, AF_INET6, AF_UNIX, listSystemFolder } from "./libc.ts";
 
-// <bits/socket.h>, <asm-generic/socket.h>, <netinet/in.h> and <netinet/tcp.h>, on x86-64 and arm64
-const AF_UNIX = 1;
-const AF_INET = 2;
-const AF_INET6 = 10;
+// <asm-generic/socket.h>, <netinet/in.h> and <netinet/tcp.h>, on x86-64 and arm64
 const SOL_SOCKET = 1;
 const SO_ACCEPTCONN = 30;
 const SO_COOKIE = 57;

@@ -90,7 +90,7 @@ export function refusalOf(
   switch (type) {
     case NBD_CMD_READ:
       if (length > REQUEST_BYTES_MAX) return REFUSAL.payloadTooLarge;
-      return isPastEnd ? REFUSAL.readPastEnd : undefined;
+      return isPastEnd ? REFUSAL.rangePastEnd : undefined;
     case NBD_CMD_WRITE:
       if (session.readOnly) return REFUSAL.readOnly;
       if (length > REQUEST_BYTES_MAX) return REFUSAL.payloadTooLarge;
@@ -99,9 +99,9 @@ export function refusalOf(
       return offset !== 0 || length !== 0 ? REFUSAL.flushWithRange : undefined;
     case NBD_CMD_TRIM:
       if (session.readOnly) return REFUSAL.readOnly;
-      return isPastEnd ? REFUSAL.readPastEnd : undefined;
+      return isPastEnd ? REFUSAL.rangePastEnd : undefined;
     case NBD_CMD_CACHE:
-      return isPastEnd ? REFUSAL.readPastEnd : undefined;
+      return isPastEnd ? REFUSAL.rangePastEnd : undefined;
     case NBD_CMD_WRITE_ZEROES: {
       if (session.readOnly) return REFUSAL.readOnly;
       if (isPastEnd) return REFUSAL.writePastEnd;
@@ -110,7 +110,7 @@ export function refusalOf(
     }
     default:
       if (!session.blockStatus) return REFUSAL.noContext;
-      if (isPastEnd) return REFUSAL.readPastEnd;
+      if (isPastEnd) return REFUSAL.rangePastEnd;
       return length === 0 ? REFUSAL.emptyStatus : undefined;
   }
 }

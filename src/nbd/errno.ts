@@ -18,7 +18,7 @@ export interface NbdError {
 
 /** Requests that can't be carried out as they stand. */
 export const REFUSAL = {
-  readPastEnd: { errno: NBD_EINVAL, text: "the range ends behind the end of the disk" },
+  rangePastEnd: { errno: NBD_EINVAL, text: "the range ends behind the end of the disk" },
   writePastEnd: { errno: NBD_ENOSPC, text: "the range ends behind the end of the disk" },
   flushWithRange: { errno: NBD_EINVAL, text: "a flush takes no offset and no length" },
   payloadTooLarge: { errno: NBD_EINVAL, text: "a payload may have 32 MiB at most" },

@@ -6,8 +6,7 @@
  * the machine. Here they are STATUS_CONNECTIONS_MAX; of too many that have not asked yet the oldest gives way, and one
  * that does not take its answer keeps its place, since Deno can't end a write that has begun.
  */
-import type { Clock } from "../clock.ts";
-import { sleep } from "../clock.ts";
+import { type Clock, sleep } from "../clock.ts";
 import { messageOf } from "../errors.ts";
 import { STATUS_CONNECTIONS_MAX, STATUS_HEAD_BYTES_MAX, STATUS_REQUEST_MS_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";

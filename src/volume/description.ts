@@ -12,11 +12,11 @@ import { DamageError } from "../errors.ts";
 import { BLOCK_BYTES, DOWNLOADS_MAX } from "../limits.ts";
 import type { Weight } from "./check.ts";
 import { listCheckpoints, readRoot } from "./checkpoint.ts";
-import type { Root } from "./checkpoint_format.ts";
+import { CHECKPOINT_PREFIX, PACK_PREFIX, type Root } from "./checkpoint_format.ts";
 import { listAll } from "./keys.ts";
 import { type Host, readTenancy, type Tenancy } from "./lease.ts";
 import { Limiter } from "./limiter.ts";
-import { seqOfKey } from "./segment.ts";
+import { LOG_PREFIX, seqOfKey } from "./segment.ts";
 import { StripeMap } from "./stripe_map.ts";
 import { readVolume, type VolumeInfo } from "./volume_info.ts";
 
@@ -70,9 +70,9 @@ export async function describeVolume(
     unreadable,
     newer: await weighBehind(bucket, keys, root?.seq ?? 0),
     objects: {
-      log: count("log/"),
-      map: count("map/"),
-      checkpoints: count("checkpoint/"),
+      log: count(LOG_PREFIX),
+      map: count(PACK_PREFIX),
+      checkpoints: count(CHECKPOINT_PREFIX),
       all: keys.length,
     },
   };

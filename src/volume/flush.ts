@@ -235,7 +235,7 @@ export class FlushPath {
     this.#isRewritten = undefined;
     const stripes: SealedStripe[] = [];
     for (const slot of [...cache.dirtySlots]) {
-      stripes.push(cache.seal(slot, this.#storeWhole(slot)));
+      stripes.push(cache.seal(slot, this.#isStoredWhole(slot)));
     }
     // neighbours on the disk become neighbours in the segment: one GET brings them back
     stripes.sort((a, b) => a.stripe - b.stripe);
@@ -259,7 +259,7 @@ export class FlushPath {
   }
 
   /** Whole, if half of it is dirty anyway, or its patches have become too many. */
-  #storeWhole(slot: number): boolean {
+  #isStoredWhole(slot: number): boolean {
     const { cache, map, blocksPerStripe } = this.#contents;
     if (!cache.allValid(slot, 0, blocksPerStripe)) return false;
     return cache.dirtyCount(slot) * 2 >= blocksPerStripe ||

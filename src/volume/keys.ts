@@ -17,7 +17,11 @@ export async function* listPages(
 }
 
 /** All of them. */
-export async function listAll(bucket: Bucket, prefix: string, startAfter?: string) {
+export async function listAll(
+  bucket: Bucket,
+  prefix: string,
+  startAfter?: string,
+): Promise<string[]> {
   const keys: string[] = [];
   for await (const page of listPages(bucket, prefix, startAfter)) {
     for (const key of page) keys.push(key);

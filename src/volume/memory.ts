@@ -14,11 +14,7 @@ import { SEGMENT_BYTES_MAX } from "./segment.ts";
 import type { VolumeOptions } from "./volume_options.ts";
 import { partBytesOf, type VolumeInfo } from "./volume_info.ts";
 
-/**
- * Bytes of memory that the volume's own parts take, at most, once it is as full as it can be.
- *
- * @param options `volumeBytes` and `stripeBytes` are those of the open volume
- */
+/** Bytes of memory that the volume's own parts take, at most, once it is as full as it can be. */
 export function volumeMemoryBytesMax(options: VolumeOptions, info: VolumeInfo): number {
   const { stripeBytes, volumeBytes } = info;
   const stripes = Math.ceil(volumeBytes / stripeBytes);

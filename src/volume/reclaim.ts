@@ -37,7 +37,7 @@ import type { Fetcher } from "./fetch.ts";
 import type { FlushPath } from "./flush.ts";
 import { listPages } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
-import { segmentKey, seqOfKey } from "./segment.ts";
+import { LOG_PREFIX, segmentKey, seqOfKey } from "./segment.ts";
 import { SegmentMover } from "./segment_mover.ts";
 import type { Ranking, SegmentUse } from "./segment_table.ts";
 
@@ -158,7 +158,7 @@ export class Reclaimer {
       await this.#delete(dead.slice(at, at + KEYS_MAX).filter((seq) => seq <= olderSeq));
     }
     if (this.#hasSwept || olderSeq === 0) return;
-    for await (const keys of listPages(this.#bucket, "log/")) {
+    for await (const keys of listPages(this.#bucket, LOG_PREFIX)) {
       const seqs = keys.map((key) => seqOfKey(key) ?? Infinity);
       await this.#delete(
         seqs.filter((seq) => seq <= olderSeq && !segments.has(seq) && !claims.has(seq)),

@@ -12,7 +12,7 @@
  */
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError } from "../errors.ts";
-import { DOWNLOADS_MAX, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
+import { DOWNLOADS_MAX, REPLAY_SEGMENTS, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import { listCheckpoints, loadCheckpoint, type LoadedCheckpoint } from "./checkpoint.ts";
 import { checkpointKey } from "./checkpoint_format.ts";
@@ -20,6 +20,7 @@ import { listAll } from "./keys.ts";
 import { releasedBefore, type Tenancy } from "./lease.ts";
 import { Limiter } from "./limiter.ts";
 import {
+  LOG_PREFIX,
   parseSegmentHead,
   SegmentBuilder,
   type SegmentHead,
@@ -181,12 +182,14 @@ class LogReader {
 
   /** Reads on to the end, which is returned as damage if it was stored once. */
   async #readToGap(): Promise<DamageError | undefined> {
-    const keys = await listAll(this.#bucket, "log/", segmentKey(this.end - 1));
+    const keys = await listAll(this.#bucket, LOG_PREFIX, segmentKey(this.end - 1));
     const listed = keys.map(seqOfKey).filter((seq) => seq !== undefined);
     let at = 0;
     while (at < listed.length && listed[at] === this.end) {
       let stop = at;
-      while (stop < listed.length && stop - at < 256 && listed[stop] === this.end + stop - at) {
+      while (
+        stop < listed.length && stop - at < REPLAY_SEGMENTS && listed[stop] === this.end + stop - at
+      ) {
         stop++;
       }
       const heads = await this.#readHeads(listed.slice(at, stop));

@@ -97,9 +97,11 @@ export interface SegmentHead extends SegmentHeader {
   records: SegmentRecord[];
 }
 
+export const LOG_PREFIX = "log/";
+
 /** The key of the segment `seq`: ten digits, so that keys sort as numbers do. */
 export function segmentKey(seq: number): string {
-  return `log/${String(seq).padStart(10, "0")}`;
+  return `${LOG_PREFIX}${String(seq).padStart(10, "0")}`;
 }
 
 /** The seq in a key of `segmentKey`'s form, or undefined. */

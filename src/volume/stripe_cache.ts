@@ -1,8 +1,8 @@
 /**
  * The stripe cache: a fixed number of slots of STRIPE bytes in preallocated slabs.
  *
- *            take              settle / unpin                 evicted, expired
- *   free ───────────▶ pinned ◀──────────────▶ clean ──────────────────────────▶ free
+ *            take                  unpin                      evicted, expired
+ *   free ───────────▶ pinned ───────────────▶ clean ──────────────────────────▶ free
  *                       ▲         pin           │ (least recently used first)
  *        takeSpares     └───────────────────────┘
  *   free ───────────▶ spare ──takeOver──▶ pinned, in place of the slot that the stripe had

@@ -18,7 +18,7 @@ import {
 import { decodeChecked, encodeChecked } from "./checked_json.ts";
 import { listCheckpoints } from "./checkpoint.ts";
 import { checkpointKey } from "./checkpoint_format.ts";
-import { seqOfKey } from "./segment.ts";
+import { LOG_PREFIX, seqOfKey } from "./segment.ts";
 
 export const VOLUME_KEY = "volume.json";
 const FORMAT_UNPARTED = 1;
@@ -121,7 +121,7 @@ export async function readVolume(bucket: Bucket): Promise<FoundVolume | null> {
 
 /** A key that only a volume's writer makes. */
 async function anyOfTheRest(bucket: Bucket): Promise<string | undefined> {
-  const segment = (await bucket.list("log/")).find((key) => seqOfKey(key) !== undefined);
+  const segment = (await bucket.list(LOG_PREFIX)).find((key) => seqOfKey(key) !== undefined);
   return segment ?? (await listCheckpoints(bucket)).map(checkpointKey)[0];
 }
 
