@@ -9,11 +9,10 @@
  * the kernel has left, with requests that wait for the bucket, keep it from attaching again.
  */
 
-import type { Clock } from "../clock.ts";
+import { type Clock, sleep } from "../clock.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { CONNECTIONS_MAX, HANDSHAKE_MS_MAX, HANDSHAKES_MAX, STUCK_MS_MIN } from "../limits.ts";
 import type { Logger } from "../logger.ts";
-import { sleep } from "../clock.ts";
 import type { BlockDevice } from "../volume/block_device.ts";
 import type { BusyPoll } from "./busy_poll.ts";
 import { ProtocolError } from "./codec.ts";
@@ -169,7 +168,7 @@ export class NbdServer {
 
   #admit(conn: Deno.Conn, tls?: TlsContext): void {
     if (this.#closing !== undefined) return closeQuietly(conn);
-    if (!this.#hasPlace()) return this.#refuse(conn);
+    if (this.#place() === undefined) return this.#refuse(conn);
     const haggling = [...this.#connections].filter((one) => !one.transmission && !one.gaveWay);
     if (haggling.length >= HANDSHAKES_MAX) {
       haggling[0].gaveWay = true;
@@ -197,24 +196,19 @@ export class NbdServer {
     closeQuietly(socket);
   }
 
-  /** Whether one more may begin its transmission; if it is to have it, of too many the one that is stuck goes. */
-  #hasPlace(isTaken = false): boolean {
+  /** Where one more may begin its transmission: a place that is free, or that of the connection which is stuck longest. */
+  #place(): "free" | Connection | undefined {
     const begun = [...this.#connections].filter((one) => one.transmission);
     const served = begun.filter((one) => !one.gaveWay);
-    if (served.length < CONNECTIONS_MAX) return true;
+    if (served.length < CONNECTIONS_MAX) return "free";
     // A write that its client does not take keeps a socket open that Deno alone closes: not without a bound.
     const holdsSocket = (one: Connection) => one.transmission!.isWriting;
     const held = begun.filter((one) => one.gaveWay && holdsSocket(one)).length;
-    const free = served.filter((one) => held < CONNECTIONS_MAX || !holdsSocket(one));
+    const mayGo = served.filter((one) => held < CONNECTIONS_MAX || !holdsSocket(one));
     const since = (one: Connection) => one.transmission!.stuckSinceMs;
-    const [stuck] = free.toSorted((a, b) => since(a) - since(b));
-    if (stuck === undefined) return false;
-    if (this.#clock.monotonic() - since(stuck) < STUCK_MS_MIN) return false;
-    if (isTaken) {
-      stuck.gaveWay = true;
-      stuck.transmission!.cutOff(new ProtocolError("it was stuck, and a new client came"));
-    }
-    return true;
+    const [stuck] = mayGo.toSorted((a, b) => since(a) - since(b));
+    if (stuck === undefined) return undefined;
+    return this.#clock.monotonic() - since(stuck) < STUCK_MS_MIN ? undefined : stuck;
   }
 
   /** The life of a connection. */
@@ -227,7 +221,9 @@ export class NbdServer {
       const received = new ReceiveBuffer();
       const session = await this.#handshake(connection, received);
       if (session !== undefined) {
-        if (!this.#hasPlace(true)) return this.#refuse(socket);
+        const place = this.#place();
+        if (place === undefined) return this.#refuse(socket);
+        if (place !== "free") giveWay(place);
         const older = [...this.#connections].flatMap(({ transmission }) => transmission ?? []);
         connection.transmission = new Transmission(socket, received, session, {
           device: this.#device,
@@ -283,6 +279,11 @@ export class NbdServer {
       this.#logger.debug(() => `the connection to client ${peer} broke: ${messageOf(error)}`);
     }
   }
+}
+
+function giveWay(stuck: Connection): void {
+  stuck.gaveWay = true;
+  stuck.transmission!.cutOff(new ProtocolError("it was stuck, and a new client came"));
 }
 
 function closeQuietly(socket: Socket): void {
