@@ -124,12 +124,16 @@ export function releasedBefore(epoch: number, before?: Tenancy | null): number {
   return before.releasedSince ?? epoch;
 }
 
-/** A process that is about to open the volume. */
-export interface Starter {
+/** What a lease needs from the world. */
+interface Surroundings {
   bucket: Bucket;
   host: Host;
   clock: Clock;
   logger: Logger;
+}
+
+/** A process that is about to open the volume. */
+export interface Starter extends Surroundings {
   /** Fence whoever has it open. */
   takeover: boolean;
   /** 32 hexadecimal digits, new for every opening. */
@@ -240,11 +244,8 @@ async function writeReservation(
 
 /** The lease of an open volume: from the claim on it is renewed until it is released. */
 export class Lease {
-  readonly #bucket: Bucket;
-  readonly #host: Host;
+  readonly #around: Surroundings;
   readonly #writer: Writer;
-  readonly #clock: Clock;
-  readonly #logger: Logger;
   readonly #storedUpTo: () => number;
   readonly #past: Past;
   readonly #onFenced: (error: FencedError) => void;
@@ -259,20 +260,14 @@ export class Lease {
    * @param onFenced called when another writer's lease is found where ours was
    */
   constructor(
-    bucket: Bucket,
-    host: Host,
+    around: Surroundings,
     writer: Writer,
-    clock: Clock,
-    logger: Logger,
     storedUpTo: () => number,
     past: Past,
     onFenced: (error: FencedError) => void,
   ) {
-    this.#bucket = bucket;
-    this.#host = host;
+    this.#around = around;
     this.#writer = writer;
-    this.#clock = clock;
-    this.#logger = logger;
     this.#storedUpTo = storedUpTo;
     this.#past = past;
     this.#onFenced = onFenced;
@@ -301,11 +296,11 @@ export class Lease {
 
   #renewLater(): void {
     if (this.#ended) return;
-    this.#cancelTimer = this.#clock.after(LEASE_RENEW_MS, () => {
+    this.#cancelTimer = this.#around.clock.after(LEASE_RENEW_MS, () => {
       this.#writing = this.#write(false);
       this.#writing.catch((error) => {
         if (error instanceof FencedError) this.#onFenced(error);
-        else if (!this.#ended) this.#logger.warn(`lease not renewed: ${messageOf(error)}`);
+        else if (!this.#ended) this.#around.logger.warn(`lease not renewed: ${messageOf(error)}`);
       }).then(() => this.#renewLater());
     });
   }
@@ -314,18 +309,18 @@ export class Lease {
   async #write(released: boolean): Promise<void> {
     for (;;) {
       const lease: LeaseFile = {
-        holder: this.#host.me,
+        holder: this.#around.host.me,
         opening: false,
         epoch: this.#writer.epoch,
         writer: this.#writer.id,
-        renewedAt: this.#clock.now(),
+        renewedAt: this.#around.clock.now(),
         released,
         storedUpTo: this.#storedUpTo(),
         ...this.#past,
       };
       const bytes = encodeChecked(lease);
       const condition = this.#etag === null ? { ifAbsent: true as const } : { ifMatch: this.#etag };
-      const result = await this.#bucket.put(LEASE_KEY, bytes, condition);
+      const result = await this.#around.bucket.put(LEASE_KEY, bytes, condition);
       if (result.stored) {
         this.#etag = result.etag;
         return;
@@ -336,14 +331,14 @@ export class Lease {
 
   /** The lease there is not the one we knew: a lost answer of ours, an older holder's, or our successor's. */
   async #adoptEtag(): Promise<void> {
-    const found = await this.#bucket.get(LEASE_KEY);
+    const found = await this.#around.bucket.get(LEASE_KEY);
     this.#etag = found?.etag ?? null;
     this.#assertOurs(found);
   }
 
   /** Looks whether the volume is still ours. @throws FencedError if the lease there has a higher epoch */
   async confirm(): Promise<void> {
-    this.#assertOurs(await this.#bucket.get(LEASE_KEY));
+    this.#assertOurs(await this.#around.bucket.get(LEASE_KEY));
   }
 
   #assertOurs(found: FoundObject | null): void {

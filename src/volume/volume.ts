@@ -132,7 +132,7 @@ export class Volume implements BlockDevice {
     recovered: Recovered,
     unbrokenSince?: number,
   ) {
-    const { bucket, clock, logger, host, newBuffer } = around;
+    const { bucket, clock, logger, newBuffer } = around;
     const { map, writer, lastSeq } = recovered;
     this.info = info;
     this.sizeBytes = info.volumeBytes;
@@ -188,11 +188,8 @@ export class Volume implements BlockDevice {
       logger,
     );
     this.#lease = new Lease(
-      bucket,
-      host,
+      around,
       writer,
-      clock,
-      logger,
       () => uploader.storedUpTo,
       { unbrokenSince: this.unbrokenSince, releasedSince: recovered.releasedSince },
       (error) => this.#fail(error),

@@ -79,17 +79,14 @@ async function storeLastBatch(bucket: MemoryBucket, clock: ManualClock): Promise
   await put(6, false, 1, (builder) => builder.addZeroes(5, 2));
   await put(LAST_SEQ, true, 1, (builder) => builder.addData(1, blocks(1, 5)));
   await put(LAST_SEQ + 2, true, 1, (builder) => builder.addZeroes(0, 8));
-  const host = hostNamed("here");
+  const around = { bucket, host: hostNamed("here"), clock, logger: silentLogger };
   const fenced = (error: Error) => {
     throw error;
   };
   const told = () => LAST_SEQ;
   const lease = new Lease(
-    bucket,
-    host,
+    around,
     { epoch, id: writer },
-    clock,
-    silentLogger,
     told,
     { unbrokenSince: epoch, releasedSince: epoch },
     fenced,
