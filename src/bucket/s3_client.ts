@@ -5,7 +5,7 @@ import { createHash } from "node:crypto";
 import { S3Client } from "@aws-sdk/client-s3";
 import { KEY_ID_SHOWN_CHARS } from "../limits.ts";
 import { keepSecret } from "../secrets.ts";
-import { FetchHandler } from "./s3_http.ts";
+import type { FetchHandler } from "./s3_http.ts";
 
 export interface S3Options {
   bucket: string;
@@ -19,7 +19,7 @@ export interface S3Options {
   secretAccessKey?: string;
   sessionToken?: string;
   /** `host/bucket/key` instead of `bucket.host/key`. */
-  pathStyle?: boolean;
+  pathStyle: boolean;
   /** For the segments of the log. */
   storageClass?: string;
 }
@@ -30,14 +30,9 @@ export function resolveRegion(options: S3Options): string {
     "us-east-1";
 }
 
-/** A host name for each bucket is rare outside AWS; dots break its certificate, and capitals are no host name. */
-function defaultPathStyle({ bucket, endpoint }: S3Options): boolean {
-  return endpoint !== undefined || /[.A-Z]/.test(bucket);
-}
-
 const silent = { debug() {}, info() {}, warn() {}, error() {}, trace() {} };
 
-export function createClient(options: S3Options, requestHandler = new FetchHandler()): S3Client {
+export function createClient(options: S3Options, requestHandler: FetchHandler): S3Client {
   let region = resolveRegion(options);
   const client = new S3Client({
     endpoint: options.endpoint,
@@ -49,7 +44,7 @@ export function createClient(options: S3Options, requestHandler = new FetchHandl
         sessionToken: options.sessionToken,
       }
       : undefined,
-    forcePathStyle: options.pathStyle ?? defaultPathStyle(options),
+    forcePathStyle: options.pathStyle,
     followRegionRedirects: true,
     // Retrying is retrying_bucket.ts's, which signs afresh and has a deadline for each try.
     maxAttempts: 1,

@@ -11,7 +11,7 @@ import { createHash, createHmac, type Hash } from "node:crypto";
 import { crc32 } from "node:zlib";
 import type { S3Client } from "@aws-sdk/client-s3";
 import type { Clock } from "../clock.ts";
-import { type Logger, silentLogger } from "../logger.ts";
+import type { Logger } from "../logger.ts";
 import type { HttpClient } from "./http_client.ts";
 import type { HttpAnswer } from "./http_connection.ts";
 import { traceRequest } from "./request_trace.ts";
@@ -50,7 +50,7 @@ export class DirectRequests {
     client: S3Client,
     http: Pick<HttpClient, "request" | "isStuck">,
     clock: Clock,
-    logger: Logger = silentLogger,
+    logger: Logger,
   ) {
     this.#client = client;
     this.#http = http;

@@ -7,10 +7,10 @@
  * "connection error". `fetch` reports each of these (tests/s3/s3_faults_test.ts). Not by the SDK's FetchHttpHandler,
  * because it follows redirects, which are signed for another host, and has no pool to close.
  */
-import { type Clock, systemClock } from "../clock.ts";
+import type { Clock } from "../clock.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { S3_IDLE_SOCKETS_MAX } from "../limits.ts";
-import { type Logger, silentLogger } from "../logger.ts";
+import type { Logger } from "../logger.ts";
 import type { HttpAnswer } from "./http_connection.ts";
 import { traceRequest } from "./request_trace.ts";
 
@@ -47,7 +47,7 @@ export class FetchHandler {
   readonly #pool: Deno.HttpClient;
 
   /** @throws UsageError if the environment names certificate authorities that are not to be had */
-  constructor(clock = systemClock, logger = silentLogger) {
+  constructor(clock: Clock, logger: Logger) {
     this.#clock = clock;
     this.#logger = logger;
     try {

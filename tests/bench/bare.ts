@@ -42,7 +42,7 @@ if (import.meta.main) {
 
 async function measure(endpoint: string, work: BareWork, secondsMax: number): Promise<Bare> {
   const keys = { accessKeyId: "anyaccess", secretAccessKey: "anysecret" };
-  const options = { ...keys, endpoint, bucket: BARE_BUCKET, prefix: "" };
+  const options = { ...keys, endpoint, bucket: BARE_BUCKET, prefix: "", pathStyle: true };
   const bucket = await S3Bucket.open(options, { clock: systemClock, logger: silentLogger });
   const { bytes, atOnce } = BARE_WORKS[work];
   const data = new Uint8Array(bytes);

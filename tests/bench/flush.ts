@@ -54,7 +54,8 @@ async function againstBarePut(
   size: number,
 ): Promise<Row> {
   const { ceph, bucketName } = bucket;
-  const options = { ...ceph, endpoint: proxy.endpoint, bucket: bucketName, prefix: "bare" };
+  const place = { endpoint: proxy.endpoint, pathStyle: true, bucket: bucketName, prefix: "bare" };
+  const options = { ...ceph, ...place };
   const bare = await S3Bucket.open(options, { clock: systemClock, logger: silentLogger });
   await using client = new Deno.Command("/usr/bin/python3", {
     args: ["-c", `import sys, nbd\nuri = sys.argv[1]\n${FLUSH_WHEN_TOLD}`, drive.uri, `${size}`],

@@ -11,7 +11,8 @@ const KIB = 1024;
 const bytes = crypto.getRandomValues(new Uint8Array(64 * KIB));
 
 function open(s3: MemoryS3, bucket: string): Promise<S3Bucket> {
-  return S3Bucket.open({ ...s3, bucket, prefix: "" }, { clock: systemClock, logger: silentLogger });
+  const options = { ...s3, bucket, prefix: "", pathStyle: true };
+  return S3Bucket.open(options, { clock: systemClock, logger: silentLogger });
 }
 
 async function ms(act: () => Promise<unknown>): Promise<number> {

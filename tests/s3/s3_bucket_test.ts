@@ -6,6 +6,7 @@ import { DeleteBucketCommand } from "@aws-sdk/client-s3";
 import { createClient } from "../../src/bucket/s3_client.ts";
 import { S3Bucket, type S3Options } from "../../src/bucket/s3_bucket.ts";
 import { RetryingBucket } from "../../src/bucket/retrying_bucket.ts";
+import { FetchHandler } from "../../src/bucket/s3_http.ts";
 import { systemChance, systemClock } from "../../src/clock.ts";
 import { UnavailableError, UsageError } from "../../src/errors.ts";
 import { silentLogger } from "../../src/logger.ts";
@@ -18,7 +19,8 @@ const bytesOf = (text: string) => new TextEncoder().encode(text);
 
 function optionsFor(ceph: Ceph, more: Partial<S3Options> = {}): S3Options {
   const { endpoint, accessKeyId, secretAccessKey } = ceph;
-  return { endpoint, accessKeyId, secretAccessKey, bucket: "drive", prefix: "", ...more };
+  const keys = { accessKeyId, secretAccessKey };
+  return { endpoint, ...keys, bucket: "drive", prefix: "", pathStyle: true, ...more };
 }
 
 /** The message that opening with these options fails with; it must hold no secret and be one line. */
@@ -122,7 +124,7 @@ Deno.test("a running drive hears in words what a person must lift", async (t) =>
   const admin = await S3Bucket.open(optionsFor(ceph, { bucket: "gone" }), deps);
 
   await t.step("the bucket was deleted", async () => {
-    const client = createClient(optionsFor(ceph));
+    const client = createClient(optionsFor(ceph), new FetchHandler(systemClock, silentLogger));
     await client.send(new DeleteBucketCommand({ Bucket: "gone" }));
     client.destroy();
     for (
@@ -208,9 +210,10 @@ Deno.test("somebody else's bucket name is refused as a mistake in the configurat
     const code = request.method === "PUT" ? ["BucketAlreadyExists", 409] : ["NoSuchBucket", 404];
     return { status: code[1] as number, body: `<Error><Code>${code[0]}</Code></Error>` };
   });
-  const options = { bucket: "taken", prefix: "", endpoint: server.endpoint, accessKeyId: "k" };
+  const keys = { accessKeyId: "k", secretAccessKey: "s" };
+  const options = { bucket: "taken", prefix: "", endpoint: server.endpoint, pathStyle: true };
   const error = await assertRejects(
-    () => S3Bucket.open({ ...options, secretAccessKey: "s" }, deps),
+    () => S3Bucket.open({ ...options, ...keys }, deps),
     UsageError,
   );
   assert(error.message.includes("taken belongs to somebody else: choose another BUCKET"));

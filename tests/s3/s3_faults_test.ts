@@ -18,6 +18,7 @@ const optionsFor = (endpoint: string, more: Partial<S3Options> = {}): S3Options 
   bucket: "drive",
   prefix: "",
   endpoint,
+  pathStyle: true,
   accessKeyId: "testaccess",
   secretAccessKey: "testsecret",
   ...more,

@@ -6,7 +6,7 @@ import { silentLogger } from "../../src/logger.ts";
 
 let outcome = "opened";
 try {
-  const options = { bucket: "drive", prefix: "", endpoint: Deno.args[0] };
+  const options = { bucket: "drive", prefix: "", endpoint: Deno.args[0], pathStyle: true };
   const bucket = await S3Bucket.open(options, { clock: systemClock, logger: silentLogger });
   bucket.close();
 } catch (error) {

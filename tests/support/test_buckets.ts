@@ -151,6 +151,7 @@ export class S3TestBucket implements TestBucket {
       bucket: this.bucketName,
       prefix: "",
       endpoint,
+      pathStyle: true,
       accessKeyId,
       secretAccessKey,
     }, { clock: systemClock, logger: silentLogger });

@@ -6,6 +6,7 @@ import type { HttpRequest } from "../../../src/bucket/http_connection.ts";
 import { DirectRequests } from "../../../src/bucket/s3_direct.ts";
 import { FetchHandler } from "../../../src/bucket/s3_http.ts";
 import { sha256, sha256Now } from "../../../src/bucket/sha256.ts";
+import { silentLogger } from "../../../src/logger.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 
 interface Sent {
@@ -44,9 +45,9 @@ const EXAMPLE: S3Options = {
 
 async function opened(options: S3Options) {
   const http = new SilentClient();
-  const client = createClient(options, new SilentHandler());
   const clock = new ManualClock(Date.UTC(2013, 4, 24));
-  const direct = new DirectRequests(client, http, clock);
+  const client = createClient(options, new SilentHandler(clock, silentLogger));
+  const direct = new DirectRequests(client, http, clock, silentLogger);
   const before = await direct.send("GET", "too-early", {}, undefined);
   assertEquals([before, http.sent.length], [undefined, 0]);
   await client.send(new ListObjectsV2Command({ Bucket: options.bucket }));
