@@ -102,7 +102,7 @@ async function benchPeers(works: string[]): Promise<Row[]> {
     print(`\n${latencyMs} ms away, ${minutes} minutes. ${DURABLE}\n\n${comparison(kept.results)}`);
     // they are for one latency; who asks for another one wants to see how they do there
     const isAimedAt = latencyMs === README_LATENCY_MS || latency !== undefined;
-    const targets = isAimedAt ? rowsOf(kept.results, latencyMs) : [];
+    const targets = isAimedAt ? rowsOf(kept.results) : [];
     if (works.length === 0) {
       if (latencyMs === README_LATENCY_MS) targets.push(...await benchBeside());
       await writeReport(kept.results, targets, options, quick);

@@ -95,7 +95,7 @@ export const TARGETS: Target[] = [
 ];
 
 /** A row for every target whose works were done; one that was given up, by either, is missed. */
-export function rowsOf(results: Result[], latencyMs: number): Row[] {
+export function rowsOf(results: Result[]): Row[] {
   const find = ({ work, contender }: Part) =>
     results.find((result) => result.work === work && result.contender === contender);
   return TARGETS.flatMap(({ what, ours, theirs, least, most }) => {
@@ -111,7 +111,7 @@ export function rowsOf(results: Result[], latencyMs: number): Row[] {
     }`;
     const failed = [we, they].find((result) => result?.failure);
     return [{
-      what: `${what}, ${latencyMs} ms away`,
+      what,
       result: ratios.length > 0 ? measured : `${failed?.contender}: ${failed?.failure}`,
       target: least === undefined ? `at most ${most}` : `at least ${least}`,
       met: least === undefined ? middle <= most! : middle >= least,
