@@ -88,9 +88,6 @@ export class MemoryBucket implements Bucket {
   hangGets = (n: number) => this.#order("get", "hang before apply", n);
   /** The next `n` gets answer with the first half of their bytes only, and don't say so. */
   truncateGets = (n: number) => this.#order("get", "truncate", n);
-  failDeletesBeforeApply = (n: number) => this.#order("delete", "fail before apply", n);
-  failDeletesAfterApply = (n: number) => this.#order("delete", "fail after apply", n);
-  failLists = (n: number) => this.#order("list", "fail before apply", n);
   hangLists = (n: number) => this.#order("list", "hang before apply", n);
 
   /** Stops every request of this kind from now on, before it takes effect; see `held`. */
