@@ -1,13 +1,6 @@
-/**
- * What a month would cost: 30 days at the rate of requests since the process began, with what is stored now. S3 charges
- * for a LIST as for a PUT, for a HEAD as for a GET, and for a DELETE nothing. The page's bill is the same.
- */
-import { GIB } from "../limits.ts";
+/** What a month would cost, as the page reckons it (page/bill.js), at the prices of the report. */
+import { estimate, ROUGH_SECONDS } from "./page/bill.js";
 import type { StatusReport } from "./report.ts";
-
-const MONTH_SECONDS = 30 * 86_400;
-/** Before it an estimate says more about the start than about the month. */
-const ROUGH_SECONDS = 3600;
 
 /** US dollars a month. */
 export interface Bill {
@@ -20,14 +13,9 @@ export interface Bill {
   isRough: boolean;
 }
 
-export function billOf({ startedAtMs, nowMs, log, s3, prices }: StatusReport): Bill {
-  const seconds = Math.max(1, (nowMs - startedAtMs) / 1000);
-  const inMonth = (count: number) => count / seconds * MONTH_SECONDS;
-  const { get, head, put, list } = s3.operations;
-  const storage = log.storedBytes / GIB * prices.gibMonth;
-  const requests = inMonth(put.requests + list.requests) / 1000 * prices.thousandPuts +
-    inMonth(get.requests + head.requests) / 1000 * prices.thousandGets;
-  const traffic = inMonth(s3.bytesDown) / GIB * prices.gibDown;
+export function billOf(report: StatusReport): Bill {
+  const { seconds, costs, sum } = estimate(report, report.prices);
+  const requests = costs.thousandPuts + costs.thousandGets;
   const isRough = seconds < ROUGH_SECONDS;
-  return { storage, requests, traffic, sum: storage + requests + traffic, isRough };
+  return { storage: costs.gibMonth, requests, traffic: costs.gibDown, sum, isRough };
 }

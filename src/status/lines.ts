@@ -2,7 +2,8 @@
 import type { ConnectedClient } from "../nbd/server.ts";
 import { showBytes, showCount, showSeconds } from "../progress.ts";
 import { billOf } from "./bill.ts";
-import { latencyOf, quantile, rateOf, secondsOf, type Span } from "./rates.ts";
+import { quantile } from "./page/history.js";
+import { latencyOf, rateOf, secondsOf, type Span } from "./rates.ts";
 import type { Command, OperationReport, S3Operation, StatusReport } from "./report.ts";
 
 /** Rates are of the span: since the process began, if there is no report before. */
@@ -127,8 +128,8 @@ function operationRow(
   ]];
 }
 
-function showLatency(seconds: number | undefined): string {
-  if (seconds === undefined) return "-";
+function showLatency(seconds: number | null): string {
+  if (seconds === null) return "-";
   if (seconds >= 1) return `${seconds.toFixed(1)} s`;
   const ms = seconds * 1000;
   return `${ms >= 10 ? ms.toFixed(0) : ms.toFixed(2)} ms`;

@@ -30,19 +30,3 @@ export function latencyOf(
     seconds: latency.seconds - earlier.seconds,
   };
 }
-
-/**
- * The seconds that a share `q` of the requests took at most; undefined of none. As Prometheus does it: a bucket's
- * requests are spread evenly over it, and past the last bound it is that bound.
- */
-export function quantile({ bounds, counts }: HistogramReport, q: number): number | undefined {
-  const total = counts.reduce((sum, count) => sum + count, 0);
-  if (total === 0) return undefined;
-  let left = q * total;
-  for (const [at, upper] of bounds.entries()) {
-    const lower = at === 0 ? 0 : bounds[at - 1];
-    if (counts[at] > 0 && left <= counts[at]) return lower + (upper - lower) * left / counts[at];
-    left -= counts[at];
-  }
-  return bounds.at(-1);
-}

@@ -14,7 +14,7 @@ import { showBytes, showCount, showDollars, showDuration } from "./format.js";
 const GIB = 2 ** 30;
 const MONTH_SECONDS = 30 * 86_400;
 /** Before it an estimate says more about the start than about the month. */
-const ROUGH_SECONDS = 3600;
+export const ROUGH_SECONDS = 3600;
 /** Where this browser keeps what was edited. */
 const KEPT_AS = "elasticdrive.prices";
 

@@ -54,18 +54,17 @@ function latency(histogram, q) {
     if (!first) return null;
     const { bounds, counts } = histogram(now);
     const earlier = histogram(first).counts;
-    return quantile(bounds, counts.map((count, at) => count - earlier[at]), q);
+    return quantile({ bounds, counts: counts.map((count, at) => count - earlier[at]) }, q);
   };
 }
 
 /**
  * As Prometheus does it: within the bucket it falls in a quantile is where it would be if the bucket's requests were
  * spread evenly; past the last bound it is that bound. Null of nothing.
- * @param {number[]} bounds
- * @param {number[]} counts
+ * @param {Pick<HistogramReport, "bounds" | "counts">} histogram
  * @param {number} q
  */
-export function quantile(bounds, counts, q) {
+export function quantile({ bounds, counts }, q) {
   const total = counts.reduce((sum, count) => sum + count, 0);
   if (total === 0) return null;
   let left = q * total;

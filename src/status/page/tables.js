@@ -114,8 +114,7 @@ export function drawOperations({ s3, startedAtMs, nowMs }) {
   const seconds = Math.max(1, (nowMs - startedAtMs) / 1000);
   const rows = OPERATIONS.map((name) => {
     const { requests, errors, latency } = s3.operations[name];
-    const within = (/** @type {number} */ q) =>
-      orNothing(quantile(latency.bounds, latency.counts, q), showSeconds);
+    const within = (/** @type {number} */ q) => orNothing(quantile(latency, q), showSeconds);
     return [
       name.toUpperCase(),
       showCount(requests),

@@ -92,10 +92,10 @@ Deno.test("an hour is kept", () => {
 
 Deno.test("a quantile lies in its bucket as far as its rank, past the last bound at that", () => {
   const bounds = [1, 2, 4];
-  assertEquals(quantile(bounds, [0, 0, 0, 0], 0.5), null);
-  assertEquals(quantile(bounds, [10, 0, 0, 0], 0.5), 0.5);
-  assertEquals(quantile(bounds, [5, 0, 5, 0], 0.75), 3);
-  assertEquals(quantile(bounds, [1, 0, 0, 9], 0.99), 4);
+  assertEquals(quantile({ bounds, counts: [0, 0, 0, 0] }, 0.5), null);
+  assertEquals(quantile({ bounds, counts: [10, 0, 0, 0] }, 0.5), 0.5);
+  assertEquals(quantile({ bounds, counts: [5, 0, 5, 0] }, 0.75), 3);
+  assertEquals(quantile({ bounds, counts: [1, 0, 0, 9] }, 0.99), 4);
 });
 
 Deno.test("the bill is the requests so far, for 30 days, and what is stored", () => {

@@ -5,7 +5,8 @@ import { WATCH_EVERY_MS, WATCH_LINES_EVERY_MS } from "../../../src/limits.ts";
 import type { Answer } from "../../../src/status/ask.ts";
 import { billOf } from "../../../src/status/bill.ts";
 import { reportLines } from "../../../src/status/lines.ts";
-import { latencyOf, quantile, rateOf } from "../../../src/status/rates.ts";
+import { quantile } from "../../../src/status/page/history.js";
+import { latencyOf, rateOf } from "../../../src/status/rates.ts";
 import type { StatusReport } from "../../../src/status/report.ts";
 import { showStatus, type Size, watchStatus } from "../../../src/status/watch.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
@@ -54,7 +55,7 @@ Deno.test("rates and latencies are of what came between two reports; quantiles a
   assertAlmostEquals(quantile(latency, 0.5)!, 0.01 + 0.09 * 50 / 98);
   assertEquals([quantile(latency, 0.99), quantile({ ...latency, counts: [0, 0, 0, 0, 0] }, 0.5)], [
     1,
-    undefined,
+    null,
   ]);
 });
 
