@@ -16,7 +16,7 @@ export class RetryingBucket implements Bucket {
   readonly #inner: Bucket;
   readonly #retries: Retries;
 
-  constructor(inner: Bucket, options: RetryOptions, retries = new Retries(inner.name, options)) {
+  constructor(inner: Bucket, retries: Retries) {
     this.name = inner.name;
     this.#inner = inner;
     this.#retries = retries;
@@ -33,7 +33,7 @@ export class RetryingBucket implements Bucket {
   ): Promise<RetryingBucket> {
     const retries = new Retries(name, options);
     const inner = await retries.run({ what: "opening the bucket", bytes: 0 }, open);
-    return new RetryingBucket(inner, options, retries);
+    return new RetryingBucket(inner, retries);
   }
 
   /** The start is over: from now on every request is made until it is answered, or `close`. */

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ConditionalBucket } from "../../../src/bucket/conditional_bucket.ts";
 import { BucketCounts, CountingBucket } from "../../../src/bucket/counting_bucket.ts";
+import { Retries } from "../../../src/bucket/retries.ts";
 import { RetryingBucket } from "../../../src/bucket/retrying_bucket.ts";
 import { UnavailableError, UsageError } from "../../../src/errors.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
@@ -18,7 +19,7 @@ function setUp(options: { serving: boolean; random?: number }) {
   const logger: Logger = { ...silentLogger, warn: (message) => log.push(message) };
   const inner = new MemoryBucket();
   const chance = fixedChance(options.random ?? 1);
-  const bucket = new RetryingBucket(inner, { clock, chance, logger });
+  const bucket = new RetryingBucket(inner, new Retries(inner.name, { clock, chance, logger }));
   if (options.serving) bucket.startServing();
   return { clock, log, inner, bucket };
 }
@@ -311,9 +312,9 @@ Deno.test("what is prepared is prepared by the innermost bucket, and counts as n
     prepare: (bytes: Uint8Array) => Promise.resolve(void prepared.push(bytes)),
   });
   const counts = new BucketCounts();
-  const around = { clock, chance: fixedChance(1), logger: silentLogger };
+  const retries = new Retries("", { clock, chance: fixedChance(1), logger: silentLogger });
   const counting = new CountingBucket(inner, counts, clock);
-  await new RetryingBucket(new ConditionalBucket(counting), around).prepare(bytes);
+  await new RetryingBucket(new ConditionalBucket(counting), retries).prepare(bytes);
   assert(prepared.length === 1 && prepared[0] === bytes, "the very array");
   assertEquals(counts.put.requests, 0);
 });

@@ -1,5 +1,6 @@
 /** The parts of a drive over a bucket in memory, with a clock turned by hand and clients that a test makes up. */
 import { BucketCounts, CountingBucket } from "../../../src/bucket/counting_bucket.ts";
+import { Retries } from "../../../src/bucket/retries.ts";
 import { RetryingBucket } from "../../../src/bucket/retrying_bucket.ts";
 import { silentLogger } from "../../../src/logger.ts";
 import { RequestCounts } from "../../../src/nbd/request_counts.ts";
@@ -23,7 +24,8 @@ export async function testDrive(
   const memory = new MemoryBucket();
   const bucketCounts = new BucketCounts();
   const around = { clock, chance: fixedChance(0.5), logger: silentLogger };
-  const bucket = new RetryingBucket(new CountingBucket(memory, bucketCounts, clock), around);
+  const retries = new Retries(memory.name, around);
+  const bucket = new RetryingBucket(new CountingBucket(memory, bucketCounts, clock), retries);
   const { volume } = await openVolume(options, { bucket, clock });
   bucket.startServing();
   return {
