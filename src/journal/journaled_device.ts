@@ -52,6 +52,7 @@ export class JournaledDevice implements BlockDevice {
   readonly #path: string;
   /** `#path`, or what it is called while it is incomplete. */
   #folder: string;
+  readonly #oldFiles: readonly number[];
   readonly #options: JournalOptions;
   /** Undefined while the journal is given up for good: the device has failed, or was closed. */
   #current: JournalFile | undefined;
@@ -72,13 +73,14 @@ export class JournaledDevice implements BlockDevice {
   constructor(
     device: BlockDevice,
     path: string,
-    readonly oldFiles: readonly number[],
+    oldFiles: readonly number[],
     options: JournalOptions,
   ) {
     this.sizeBytes = device.sizeBytes;
     this.preferredBytes = device.preferredBytes;
     this.#device = device;
     this.#path = this.#folder = path;
+    this.#oldFiles = oldFiles;
     this.#options = options;
     this.#number = 1 + Math.max(0, ...oldFiles);
     this.#current = new JournalFile(this.#pathOf(this.#number));
@@ -99,7 +101,7 @@ export class JournaledDevice implements BlockDevice {
     let changes = 0;
     const made: [number: number, bytes: number][] = [];
     const makeAll = async () => {
-      for (const number of this.oldFiles) {
+      for (const number of this.#oldFiles) {
         const bytes = Deno.readFileSync(this.#pathOf(number));
         for (const change of changesIn(bytes)) {
           await untilInTime(() => this.#make(change));

@@ -3,7 +3,8 @@
  *
  * Its parts lie in the folder page/ as a browser's developer would expect them and are joined here. They are imported
  * as text (`raw-imports` in deno.json), which `deno bundle` puts into the executable. The modules are checked against
- * report.ts as modules; joined they share one scope, so that no name may be declared in two of them.
+ * report.ts as modules; joined they share one scope, so that no name may be declared in two of them. What they reckon
+ * with is imported as code, too: for a terminal, by bill.ts and lines.ts.
  */
 import uPlotLicence from "uplot/LICENSE" with { type: "text" };
 import uPlotScript from "uplot/dist/uPlot.iife.min.js" with { type: "text" };
