@@ -1,5 +1,11 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { LOG_FIRST_LINES, LOG_LINE_CHARS_MAX, LOG_WINDOW_MS } from "../../src/limits.ts";
+import {
+  LOG_FIRST_LINES,
+  LOG_KNOWN_MAX,
+  LOG_LINE_CHARS_MAX,
+  LOG_WINDOW_MS,
+  SECRETS_KEPT_MAX,
+} from "../../src/limits.ts";
 import { type LogOptions, oneLine, type StderrLogger, stderrLogger } from "../../src/logger.ts";
 import { keepSecret, withoutSecrets } from "../../src/secrets.ts";
 import { ManualClock } from "../support/manual_clock.ts";
@@ -146,6 +152,20 @@ Deno.test("a flood in which each line is about something new has two lines a min
   assertEquals(clock.pending, 0);
 });
 
+Deno.test("of what a long flood is about the oldest is forgotten, and is news again", async () => {
+  const { logger, lines, clock } = logTo();
+  for (let minute = 0; minute <= LOG_KNOWN_MAX; minute++) {
+    // one is shown, one goes on with the flood
+    for (const about of [minute, minute]) logger.info("cut off", "cut off", `${about}`);
+    await clock.advance(LOG_WINDOW_MS);
+  }
+  const shown = lines.length;
+  logger.info("cut off", "cut off", `${LOG_KNOWN_MAX}`);
+  assertEquals(lines.length, shown);
+  logger.info("cut off", "cut off", "0");
+  assertEquals(lines.length, shown + 1);
+});
+
 Deno.test("no secret is in a line, in whatever form it was sent back", () => {
   const secret = "wJalr<XUtnFEMI/K7&DENG+bPxRfiCY";
   keepSecret(secret);
@@ -176,4 +196,11 @@ Deno.test("nor what was signed with one", () => {
   assertStringIncludes(said, "SignedHeaders=host");
   const fine = "SignatureDoesNotMatch: The request signature we calculated does not match";
   assertEquals(withoutSecrets(fine), fine);
+});
+
+Deno.test("of secrets that were replaced many times the newest are hidden", () => {
+  const secrets = Array.from({ length: SECRETS_KEPT_MAX + 1 }, (_, n) => `rotated-secret-${n}.`);
+  for (const secret of secrets) keepSecret(secret);
+  assertEquals(withoutSecrets(secrets[0]), secrets[0]);
+  assertEquals(withoutSecrets(secrets.slice(1).join(" ")), secrets.slice(1).fill("***").join(" "));
 });

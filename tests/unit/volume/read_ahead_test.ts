@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { MIB } from "../../../src/limits.ts";
+import { DIRTY_SHARE, MIB } from "../../../src/limits.ts";
 import { settle } from "../../support/manual_clock.ts";
 import {
   blocks,
@@ -64,6 +64,16 @@ Deno.test("several streams are read ahead of, each by itself", async () => {
     for (const start of [0, 150, 300]) await readStripe(opened, start + step);
   }
   for (const start of [0, 150, 300]) assert(isCached(opened, start + 5));
+  opened.volume.abandon();
+});
+
+Deno.test("nothing is read ahead into a cache that is full of what is not stored", async () => {
+  const opened = await openStored();
+  opened.bucket.hold("put");
+  const dirtyStripes = SHAPE.cacheStripes * DIRTY_SHARE;
+  for (let at = 0; at < dirtyStripes; at++) opened.volume.write(at * STRIPE_BYTES, blocks(4, 1));
+  for (const stripe of [300, 301]) await readStripe(opened, stripe);
+  assertEquals(fetched(opened), 2);
   opened.volume.abandon();
 });
 

@@ -114,6 +114,20 @@ Deno.test("on request all is given back but what is not worth moving, and the di
   assertEquals(await firstBytes(volume, 0, values.length), values);
 });
 
+Deno.test("what was moved does not stay in the cache, but what a client had there does", async () => {
+  const before = await openVolume({ cacheStripes: 64 });
+  await put(before, 0, 128, 1);
+  await put(before, 0, 64, 2);
+  const opened = await reopenAfterCrash(before, { cacheStripes: 64 });
+  const isCached = (block: number) =>
+    opened.volume.tryRead(block * BLOCK_BYTES, new Uint8Array(BLOCK_BYTES));
+  assertEquals(await firstBytes(opened.volume, 64, 1), [1]);
+  await opened.volume.reclaim(() => {});
+  assert(!opened.bucket.objects.has(segmentKey(2)), "nothing was moved");
+  assertEquals([isCached(64), isCached(124)], [true, false]);
+  opened.volume.abandon();
+});
+
 Deno.test("a request while nothing is garbage moves nothing; one after another is as good as one", async () => {
   const opened = await openVolume();
   await put(opened, 0, 16, 1);
