@@ -157,7 +157,7 @@ test("while the device is stuck a client may come back for ever, at a bounded pr
   }, { clock });
 });
 
-test("a connection that takes no replies gives its place to a new one, one that does not", async () => {
+test("a connection that takes no replies gives its place to a new one, and no other does", async () => {
   const clock = new ManualClock();
   await serving(async ({ attach, connect }) => {
     const clients: Client[] = [];
