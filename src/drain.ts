@@ -48,7 +48,11 @@ export async function drainOnSignal(
     return EXIT_NOT_STORED;
   });
   return await Promise.race([drained, givenUp]).catch((error) => {
-    if (error instanceof FencedError) return EXIT_FENCED;
+    if (error instanceof FencedError) {
+      // found out just now, when the lease was to be released; else the volume has said so
+      if (volume.failure === null) logger.error(error.message);
+      return EXIT_FENCED;
+    }
     logger.error(`${volume.unstoredBytes} bytes were not stored: ${messageOf(error)}`);
     return EXIT_NOT_STORED;
   });
