@@ -77,10 +77,22 @@ Deno.test("an argument it does not know is refused", async () => {
   ) {
     const { code, stderr } = await runElasticDrive(args);
     assertEquals(code, 2, args.join(" "));
-    assertMatch(stderr, /^elasticdrive: error: .*(unknown argument|takes).*\n$/, args.join(" "));
+    assertMatch(
+      stderr,
+      /^elasticdrive: error: .*(unknown argument|takes|is allowed).*\n$/,
+      args.join(" "),
+    );
   }
-  const { stderr } = await runElasticDrive(["stauts"]);
-  assertStringIncludes(stderr, 'unknown argument "stauts"; did you mean status?');
+  for (
+    const [args, says] of [
+      [["stauts"], 'unknown argument "stauts"; did you mean status?'],
+      [["check", "status"], 'unknown argument "status"; check takes no more'],
+      [["status", "--takeover"], "--takeover is allowed without a command only"],
+      [["--json"], "--json is allowed with status and info only"],
+    ] as const
+  ) {
+    assertStringIncludes((await runElasticDrive([...args])).stderr, says);
+  }
 });
 
 Deno.test("attach says what is missing, and which devices there can be; detach of one that is not attached is done", async () => {
