@@ -15,6 +15,7 @@ import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
 import {
+  type CommandLine,
   EXIT_CLEAN,
   EXIT_FENCED,
   EXIT_NOT_STORED,
@@ -32,6 +33,7 @@ import {
   parseConfig,
   type Settings,
   volumeName,
+  withPlace,
 } from "./src/config.ts";
 import { findConfig } from "./src/config_file.ts";
 import { JOURNAL_OFF, STATUS_OFF } from "./src/config_keys.ts";
@@ -67,13 +69,8 @@ import type { VolumeOptions } from "./src/volume/volume_options.ts";
 
 leaveNoCore();
 
-interface LoadedSettings {
-  settings: Settings;
-  /** What the user should know of the file itself. */
-  warning?: string;
-}
-
-function loadSettings(config?: string): LoadedSettings {
+/** With what the user should know of the file itself. */
+function loadSettings(config?: string): { settings: Settings; warning?: string } {
   // run from source, the program is where its source is, and not where deno is
   const programDir = Deno.build.standalone ? dirname(Deno.execPath()) : import.meta.dirname!;
   const file = findConfig(config, programDir, Deno.cwd());
@@ -191,10 +188,13 @@ async function openJournal(
   return device;
 }
 
+function volumeOptions(settings: Settings, takeover: boolean): VolumeOptions {
+  return { ...settings, takeover, memoryBytes: Deno.systemMemoryInfo().total };
+}
+
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const startedAtMs = systemClock.now();
-  const memoryBytes = Deno.systemMemoryInfo().total;
-  const options: VolumeOptions = { ...settings, takeover, memoryBytes };
+  const options = volumeOptions(settings, takeover);
   using cleanUp = new DisposableStack();
   const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
   const tls = loadTls(settings);
@@ -295,13 +295,11 @@ function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
   return { status: unstored + outage, isBucketThere: trouble === undefined };
 }
 
-async function check(
-  settings: Settings,
-  logger: Logger,
-  print: (line: string) => void,
-): Promise<number> {
+async function check(settings: Settings, logger: Logger): Promise<number> {
   using place = await openPlace(settings, logger);
-  const around = { ...progressOptions(logger), ...place, print };
+  // it names objects, which may be called anything
+  const printLine = (line: string) => print(oneLine(line));
+  const around = { ...progressOptions(logger), ...place, print: printLine };
   return await checkAndReport(place.bucket, around) ? EXIT_CLEAN : EXIT_UNWELL;
 }
 
@@ -313,16 +311,11 @@ async function info(settings: Settings, logger: Logger, asJson: boolean): Promis
   return showInfo(bucket.name, about, systemClock.now()).join("\n");
 }
 
-async function reclaim(
-  settings: Settings,
-  logger: Logger,
-  print: (line: string) => void,
-): Promise<void> {
+async function reclaim(settings: Settings, logger: Logger): Promise<void> {
   using place = await openPlace(settings, logger);
   const { bucket, host } = place;
   const around = { ...progressOptions(logger), host, chance: systemChance, print };
-  const memoryBytes = Deno.systemMemoryInfo().total;
-  const options = { ...settings, takeover: false, memoryBytes };
+  const options = volumeOptions(settings, false);
   await reclaimAndReport(bucket, options, { ...around, interrupted: nextSignal() });
 }
 
@@ -348,36 +341,51 @@ function write(text: string): void {
   for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
 }
 
+function print(text: string): void {
+  write(`${text}\n`);
+}
+
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, device, config, takeover, force, json, watch } = readCommandLine(args);
-  const print = (text: string) => write(`${text}\n`);
+  const line = readCommandLine(args);
+  const { command } = line;
   if (command === "help") return print(HELP), EXIT_CLEAN;
   if (command === "version") return print(`elasticdrive ${VERSION}`), EXIT_CLEAN;
-  const { settings, warning } = loadSettings(config);
+  const { settings, warning } = loadSettings(line.config);
   const logger = stderrLogger(settings.debug);
   if (warning) logger.warn(warning);
+  try {
+    return await act(line, settings, logger);
+  } catch (error) {
+    throw withPlace(error, settings);
+  } finally {
+    logger.flush();
+  }
+}
+
+async function act(
+  { command, device, takeover, force, json, watch }: CommandLine,
+  settings: Settings,
+  logger: Logger,
+): Promise<number> {
   if (command === "check-config") {
     loadTls(settings);
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
   if (command === "status") {
-    return await runStatus(settings.status, { asJson: json, isWatch: watch }, write);
+    return await runStatus(settings, { asJson: json, isWatch: watch }, write);
   }
-  if (command === "check") {
-    // it names objects, which may be called anything
-    return await check(settings, logger, (line) => print(oneLine(line)));
-  }
+  if (command === "check") return await check(settings, logger);
   if (command === "info") return print(await info(settings, logger, json)), EXIT_CLEAN;
-  if (command === "reclaim") return await reclaim(settings, logger, print), EXIT_CLEAN;
+  if (command === "reclaim") return await reclaim(settings, logger), EXIT_CLEAN;
   if (command === "attach") {
     return print(await attach(device, settings, systemClock)), EXIT_CLEAN;
   }
   if (command === "detach") {
     return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
   }
-  return await serve(settings, takeover, logger).finally(logger.flush);
+  return await serve(settings, takeover, logger);
 }
 
 /** One line, like any other; an end that is started again, as the runtime's own would be. */

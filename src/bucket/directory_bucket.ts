@@ -79,6 +79,7 @@ export class DirectoryBucket implements Bucket {
           reasonOf(error)
         }; it must be a directory that this user ` +
           `can write to, or a path where one can be made, on a local file system with hard links`,
+        { key: "BUCKET" },
       );
     }
   }

@@ -34,6 +34,16 @@ testInBothBuckets({
     assertMatch(stdout, /^write +\d+ +[\d.]+ +.* ms +0$/m);
     assertMatch(stdout, /^S3 put +[1-9]/m);
     assertMatch(stdout, bucket.kind === "s3" ? /^bill +about \$\d/m : /^bill +none/m);
+    const other = await scratch.write(
+      "other.ini",
+      `[s3]\nBUCKET=other-bucket\n[server]\nstatus=${await statusOf(drive)}\n`,
+    );
+    const asked = await runElasticDrive(["-c", other, "status"]);
+    assertEquals([asked.code, asked.stdout.split(":", 1)], [2, stdout.split(":", 1)]);
+    assertMatch(
+      asked.stderr,
+      /error: .*other\.ini:4: the drive at .* is another one, that of .*; s3:\/\/other-bucket needs/,
+    );
     const json = await runElasticDrive(["-c", config, "status", "--json"]);
     const report = JSON.parse(json.stdout);
     assertEquals([json.code, report.trouble, report.volume.name], [0, null, bucket.name]);
