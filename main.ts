@@ -338,7 +338,12 @@ async function openPlace(settings: Settings, logger: Logger) {
 
 function write(text: string): void {
   const bytes = new TextEncoder().encode(text);
-  for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+  try {
+    for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+  } catch (error) {
+    if (error instanceof Deno.errors.BrokenPipe) throw error;
+    throw new UsageError(`can't print: ${messageOf(error)}`, { cause: error });
+  }
 }
 
 function print(text: string): void {
@@ -399,6 +404,8 @@ addEventListener("unhandledrejection", ({ reason }) => endUncaught(reason));
 try {
   Deno.exit(await main(Deno.args));
 } catch (error) {
+  // who reads what is printed has seen enough
+  if (error instanceof Deno.errors.BrokenPipe) Deno.exit(EXIT_REFUSED);
   const isRefusal = error instanceof UsageError || error instanceof DamageError;
   const logger = stderrLogger(false);
   // a configuration with several mistakes has a line for each

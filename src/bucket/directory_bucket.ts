@@ -354,6 +354,7 @@ function reasonOf(error: unknown): string {
   const known: Record<string, string> = {
     EACCES: "this user has no permission there",
     EPERM: "the system does not permit it",
+    ENOENT: "a directory of the path is not there",
     EROFS: "the file system is read-only",
     ENOSPC: "the file system is full",
     EDQUOT: "this user's quota is used up",

@@ -48,7 +48,8 @@ function strangerOf(
   { address, volume }: Pick<Watching, "address" | "volume">,
 ) {
   if (name === volume) return undefined;
-  return `the drive at ${address} is another one, that of ${name}; ${volume} needs a status in [server] of its own`;
+  return `the drive at ${address} is another one, that of ${name}; name its configuration with -c, ` +
+    `or give ${volume} a status of its own in [server]`;
 }
 
 /** Columns and rows; undefined if it is no terminal. */

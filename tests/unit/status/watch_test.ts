@@ -136,7 +136,7 @@ Deno.test("a watch goes on while the drive is away and when it was started again
     [told(reportAt(10, ({ volume }) => volume.name = "s3://photos"))],
     undefined,
   );
-  assertMatch(stranger, /that of s3:\/\/photos; s3:\/\/my-disk needs/);
+  assertMatch(stranger, /that of s3:\/\/photos; .* give s3:\/\/my-disk a status/);
 });
 
 Deno.test("on a terminal a watch has a screen of its own, no larger than that is, and leaves it", async () => {
@@ -188,6 +188,6 @@ Deno.test("asked once, it is well or not, or there is no drive", async () => {
   await assertRejects(
     () => once(told(reportAt(1)), "s3://photos"),
     UsageError,
-    "the drive at 127.0.0.1:9998 is another one, that of s3://my-disk; s3://photos needs",
+    "the drive at 127.0.0.1:9998 is another one, that of s3://my-disk; name its configuration with -c, or give s3://photos a status",
   );
 });
