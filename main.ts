@@ -29,21 +29,20 @@ import {
 import {
   defaultSettings,
   describe,
-  isLoopback,
   parseConfig,
   type Settings,
   volumeName,
   withPlace,
 } from "./src/config.ts";
 import { findConfig } from "./src/config_file.ts";
-import { JOURNAL_OFF, STATUS_OFF } from "./src/config_keys.ts";
+import { JOURNAL_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";
 import { LocalHost, runtimeDirectory } from "./src/host.ts";
 import { JournalFolder } from "./src/journal/journal_folder.ts";
 import { JournaledDevice } from "./src/journal/journaled_device.ts";
-import { BLOCK_BYTES, JOURNAL_SHARE, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
+import { JOURNAL_SHARE, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
 import { infoJson, showInfo } from "./src/info.ts";
 import { directSockets } from "./src/linux/direct_socket.ts";
@@ -51,17 +50,17 @@ import { hugeBuffers } from "./src/linux/huge_pages.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
 import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
+import { attachCommand, isTcp, listen, listenForStatus, showAddress } from "./src/listeners.ts";
 import { type Logger, oneLine, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { BusyPoll } from "./src/nbd/busy_poll.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
 import { RequestCounts, traceTo } from "./src/nbd/request_counts.ts";
-import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
+import { NbdServer } from "./src/nbd/server.ts";
 import { type ProgressOptions, showBytes } from "./src/progress.ts";
 import { ReadingProgress } from "./src/reading_progress.ts";
 import { reclaimAndReport, reclaimOnSignal } from "./src/reclaim.ts";
 import { runStatus } from "./src/status/command.ts";
-import { StatusServer } from "./src/status/server.ts";
 import { statusOf } from "./src/status/status.ts";
 import { describeVolume } from "./src/volume/description.ts";
 import { Volume } from "./src/volume/volume.ts";
@@ -107,58 +106,6 @@ async function openBucket(
 function loadTls({ tlsCert, tlsKey, tlsCa }: Settings): TlsContext | undefined {
   if (tlsCert === undefined || tlsKey === undefined) return undefined;
   return new TlsContext({ certificate: tlsCert, key: tlsKey, clientAuthorities: tlsCa });
-}
-
-async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Deno.Listener[]> {
-  const listeners: Deno.Listener[] = [];
-  cleanUp.defer(() => listeners.forEach(closeListener));
-  if (settings.listen !== undefined) listeners.push(listenTcp(settings.listen, settings.port));
-  if (settings.socket !== undefined) listeners.push(await listenUnix(settings.socket));
-  return listeners;
-}
-
-/**
- * Undefined if it is off. An address that config.ini names is insisted on; the default one is any drive's of this
- * machine, and a second drive serves without it.
- */
-function listenForStatus({ status, lines }: Settings, logger: Logger): StatusServer | undefined {
-  if (status === STATUS_OFF) return undefined;
-  try {
-    const around = { clock: systemClock, logger };
-    return new StatusServer({ ...status, isLoopback: isLoopback(status.hostname), ...around });
-  } catch (error) {
-    if (lines.status || !(error instanceof UsageError)) throw error;
-    logger.warn(error.message);
-    return undefined;
-  }
-}
-
-function closeListener(listener: Deno.Listener): void {
-  try {
-    listener.close();
-  } catch { /* the server has closed it when it drained */ }
-}
-
-/** The command that attaches the drive to the kernel. */
-function attachCommand(listener: Deno.Listener, { tlsCert, tlsCa }: Settings): string {
-  const address = listener.addr;
-  if (!("hostname" in address)) {
-    return `nbd-client -b ${BLOCK_BYTES} -unix ${(address as Deno.UnixAddr).path} /dev/nbd0`;
-  }
-  const tls = tlsCert === undefined ? "" : " -cacertfile ca-cert.pem";
-  const own = tlsCa === undefined ? "" : " -certfile client-cert.pem -keyfile client-key.pem";
-  return `nbd-client -b ${BLOCK_BYTES}${tls}${own} ${address.hostname} ${address.port} /dev/nbd0`;
-}
-
-function isTcp(listener: Deno.Listener): boolean {
-  return listener.addr.transport === "tcp";
-}
-
-function showAddress(listener: Deno.Listener): string {
-  const address = listener.addr;
-  return "hostname" in address
-    ? `${address.hostname}:${address.port}`
-    : (address as Deno.UnixAddr).path;
 }
 
 /** Undefined when what is not stored ends with the program. */

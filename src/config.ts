@@ -9,7 +9,7 @@
  */
 
 import { basename, dirname, join, resolve } from "node:path";
-import { UsageError } from "./errors.ts";
+import { DamageError, UsageError } from "./errors.ts";
 import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
 import { JOURNAL_OFF, type Section, SECTIONS, showAddress, STATUS_OFF } from "./config_keys.ts";
 import { cut, isName, mayHoldSecret, suggest } from "./config_quotes.ts";
@@ -328,8 +328,16 @@ function tableDefaults(): Found["values"] {
   );
 }
 
-/** The error with the file and line of the key that it is about, as those have that are found in the file itself. */
-export function withPlace(error: unknown, { file, lines }: Settings): unknown {
+/**
+ * The error with the file and line of the key that it is about, as those have that are found in the file itself;
+ * damage, with the bucket it is in.
+ */
+export function withPlace(error: unknown, settings: Settings): unknown {
+  if (error instanceof DamageError) {
+    const hint = "elasticdrive check says what is damaged";
+    return new DamageError(`${bucketName(settings)}: ${error.message}; ${hint}`, { cause: error });
+  }
+  const { file, lines } = settings;
   if (!(error instanceof UsageError) || error.key === undefined || file === undefined) return error;
   const field = FIELDS.find((f) => KEYS[f].name === error.key);
   const line = field && lines[field];

@@ -159,8 +159,14 @@ testInDirectory({
     for (
       const [broken, message] of [
         [encodeChecked(otherFormat), /volume\.json has format 3; .*formats 1 and 2 only/],
-        [flipped, /volume\.json: text is damaged: CRC-32 \w{8} expected, \w{8} found/],
-        [bytes.slice(0, 30), /volume\.json: its 30 bytes do not end in a checksum/],
+        [
+          flipped,
+          /error: file:\S+: volume\.json: text is damaged: CRC-32 \w{8} expected, \w{8} found/,
+        ],
+        [
+          bytes.slice(0, 30),
+          /volume\.json: its 30 bytes do not end in a checksum, .*; elasticdrive check says/,
+        ],
         [new Uint8Array(), /volume\.json: its 0 bytes do not end in a checksum/],
       ] as const
     ) {
