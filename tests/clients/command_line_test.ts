@@ -124,7 +124,7 @@ Deno.test("attach says what is missing, and which devices there can be; detach o
     for (const command of ["attach", "detach"]) {
       const { code, stderr } = await tell(command, device);
       assertEquals(code, 2);
-      assertStringIncludes(stderr, "allowed: /dev/nbd0");
+      assertStringIncludes(stderr, "is not the name of an NBD device; allowed: /dev/nbd0");
     }
   }
   assertEquals(await tell("detach", "/dev/nbd4321"), {

@@ -97,5 +97,11 @@ testInDirectory({
     const { code, stderr } = await runElasticDrive(["-c", config, "status"]);
     assertEquals(code, 2);
     assertStringIncludes(stderr, "what answers there is no drive: not JSON");
+    // the system takes the connection, and nobody says anything
+    using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const toSilent = await configFor(scratch, bucket, `127.0.0.1:${silent.addr.port}`);
+    const late = await runElasticDrive(["-c", toSilent, "status"]);
+    assertEquals(late.code, 2);
+    assertStringIncludes(late.stderr, "no answer within 5 s");
   },
 });
