@@ -34,8 +34,10 @@ export async function drainOnSignal(
     logger.info(`stopped after ${progress.seconds.toFixed(1)} s: ${result}`);
   };
   const drained = (async () => {
+    let most = volume.unstoredBytes;
+    // before all else: a client may wait for S3, and the server for the client
+    progress.update(0, most);
     await server.close();
-    let most = 0;
     await volume.close((unstoredBytes) => {
       most = Math.max(most, unstoredBytes);
       progress.update(most - unstoredBytes, most);
