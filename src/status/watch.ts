@@ -129,8 +129,8 @@ class Watch {
     }
     this.#lines = reportLines({ now, before: isSame ? this.#before : undefined });
     this.#before = now;
-    const stranger = strangerOf(now, { address: this.#address, volume: this.#volume }) ?? [];
-    return [...this.#lines, "", ...this.#note].concat(stranger);
+    const stranger = strangerOf(now, { address: this.#address, volume: this.#volume });
+    return [...(stranger ? [stranger, ""] : []), ...this.#lines, "", ...this.#note];
   }
 
   #away(why: string): string[] {

@@ -136,7 +136,7 @@ Deno.test("a watch goes on while the drive is away and when it was started again
     [told(reportAt(10, ({ volume }) => volume.name = "s3://photos"))],
     undefined,
   );
-  assertMatch(stranger, /that of s3:\/\/photos; .* give s3:\/\/my-disk a status/);
+  assertMatch(stranger, /^the drive at .* that of s3:\/\/photos; .* give s3:\/\/my-disk a status/);
 });
 
 Deno.test("on a terminal a watch has a screen of its own, no larger than that is, and leaves it", async () => {
