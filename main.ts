@@ -15,6 +15,7 @@ import { RetryingBucket } from "./src/bucket/retrying_bucket.ts";
 import { checkAndReport } from "./src/check.ts";
 import { systemChance, systemClock } from "./src/clock.ts";
 import {
+  type CommandLine,
   EXIT_CLEAN,
   EXIT_FENCED,
   EXIT_NOT_STORED,
@@ -28,20 +29,20 @@ import {
 import {
   defaultSettings,
   describe,
-  isLoopback,
   parseConfig,
   type Settings,
   volumeName,
+  withPlace,
 } from "./src/config.ts";
 import { findConfig } from "./src/config_file.ts";
-import { JOURNAL_OFF, STATUS_OFF } from "./src/config_keys.ts";
+import { JOURNAL_OFF } from "./src/config_keys.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";
 import { LocalHost, runtimeDirectory } from "./src/host.ts";
 import { JournalFolder } from "./src/journal/journal_folder.ts";
 import { JournaledDevice } from "./src/journal/journaled_device.ts";
-import { BLOCK_BYTES, JOURNAL_SHARE, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
+import { JOURNAL_SHARE, SEAL_SHARE, SEGMENT_DATA_BYTES_MAX } from "./src/limits.ts";
 import { attach, detach } from "./src/linux/attach.ts";
 import { infoJson, showInfo } from "./src/info.ts";
 import { directSockets } from "./src/linux/direct_socket.ts";
@@ -49,17 +50,17 @@ import { hugeBuffers } from "./src/linux/huge_pages.ts";
 import { becomeIoFlusher } from "./src/linux/io_flusher.ts";
 import { leaveNoCore } from "./src/linux/no_core.ts";
 import { type Condition, ServiceManager } from "./src/linux/service_manager.ts";
+import { attachCommand, isTcp, listen, listenForStatus, showAddress } from "./src/listeners.ts";
 import { type Logger, oneLine, stderrLogger } from "./src/logger.ts";
 import { memoryBytesMax } from "./src/memory.ts";
 import { BusyPoll } from "./src/nbd/busy_poll.ts";
 import { TlsContext } from "./src/nbd/openssl.ts";
 import { RequestCounts, traceTo } from "./src/nbd/request_counts.ts";
-import { listenTcp, listenUnix, NbdServer } from "./src/nbd/server.ts";
+import { NbdServer } from "./src/nbd/server.ts";
 import { type ProgressOptions, showBytes } from "./src/progress.ts";
 import { ReadingProgress } from "./src/reading_progress.ts";
 import { reclaimAndReport, reclaimOnSignal } from "./src/reclaim.ts";
 import { runStatus } from "./src/status/command.ts";
-import { StatusServer } from "./src/status/server.ts";
 import { statusOf } from "./src/status/status.ts";
 import { describeVolume } from "./src/volume/description.ts";
 import { Volume } from "./src/volume/volume.ts";
@@ -67,13 +68,8 @@ import type { VolumeOptions } from "./src/volume/volume_options.ts";
 
 leaveNoCore();
 
-interface LoadedSettings {
-  settings: Settings;
-  /** What the user should know of the file itself. */
-  warning?: string;
-}
-
-function loadSettings(config?: string): LoadedSettings {
+/** With what the user should know of the file itself. */
+function loadSettings(config?: string): { settings: Settings; warning?: string } {
   // run from source, the program is where its source is, and not where deno is
   const programDir = Deno.build.standalone ? dirname(Deno.execPath()) : import.meta.dirname!;
   const file = findConfig(config, programDir, Deno.cwd());
@@ -112,58 +108,6 @@ function loadTls({ tlsCert, tlsKey, tlsCa }: Settings): TlsContext | undefined {
   return new TlsContext({ certificate: tlsCert, key: tlsKey, clientAuthorities: tlsCa });
 }
 
-async function listen(settings: Settings, cleanUp: DisposableStack): Promise<Deno.Listener[]> {
-  const listeners: Deno.Listener[] = [];
-  cleanUp.defer(() => listeners.forEach(closeListener));
-  if (settings.listen !== undefined) listeners.push(listenTcp(settings.listen, settings.port));
-  if (settings.socket !== undefined) listeners.push(await listenUnix(settings.socket));
-  return listeners;
-}
-
-/**
- * Undefined if it is off. An address that config.ini names is insisted on; the default one is any drive's of this
- * machine, and a second drive serves without it.
- */
-function listenForStatus({ status, lines }: Settings, logger: Logger): StatusServer | undefined {
-  if (status === STATUS_OFF) return undefined;
-  try {
-    const around = { clock: systemClock, logger };
-    return new StatusServer({ ...status, isLoopback: isLoopback(status.hostname), ...around });
-  } catch (error) {
-    if (lines.status || !(error instanceof UsageError)) throw error;
-    logger.warn(error.message);
-    return undefined;
-  }
-}
-
-function closeListener(listener: Deno.Listener): void {
-  try {
-    listener.close();
-  } catch { /* the server has closed it when it drained */ }
-}
-
-/** The command that attaches the drive to the kernel. */
-function attachCommand(listener: Deno.Listener, { tlsCert, tlsCa }: Settings): string {
-  const address = listener.addr;
-  if (!("hostname" in address)) {
-    return `nbd-client -b ${BLOCK_BYTES} -unix ${(address as Deno.UnixAddr).path} /dev/nbd0`;
-  }
-  const tls = tlsCert === undefined ? "" : " -cacertfile ca-cert.pem";
-  const own = tlsCa === undefined ? "" : " -certfile client-cert.pem -keyfile client-key.pem";
-  return `nbd-client -b ${BLOCK_BYTES}${tls}${own} ${address.hostname} ${address.port} /dev/nbd0`;
-}
-
-function isTcp(listener: Deno.Listener): boolean {
-  return listener.addr.transport === "tcp";
-}
-
-function showAddress(listener: Deno.Listener): string {
-  const address = listener.addr;
-  return "hostname" in address
-    ? `${address.hostname}:${address.port}`
-    : (address as Deno.UnixAddr).path;
-}
-
 /** Undefined when what is not stored ends with the program. */
 function journalFolder(settings: Settings, host: LocalHost): JournalFolder | undefined {
   const directory = runtimeDirectory();
@@ -191,10 +135,13 @@ async function openJournal(
   return device;
 }
 
+function volumeOptions(settings: Settings, takeover: boolean): VolumeOptions {
+  return { ...settings, takeover, memoryBytes: Deno.systemMemoryInfo().total };
+}
+
 async function serve(settings: Settings, takeover: boolean, logger: Logger): Promise<number> {
   const startedAtMs = systemClock.now();
-  const memoryBytes = Deno.systemMemoryInfo().total;
-  const options: VolumeOptions = { ...settings, takeover, memoryBytes };
+  const options = volumeOptions(settings, takeover);
   using cleanUp = new DisposableStack();
   const manager = cleanUp.use(ServiceManager.fromEnvironment(systemClock));
   const tls = loadTls(settings);
@@ -295,13 +242,11 @@ function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
   return { status: unstored + outage, isBucketThere: trouble === undefined };
 }
 
-async function check(
-  settings: Settings,
-  logger: Logger,
-  print: (line: string) => void,
-): Promise<number> {
+async function check(settings: Settings, logger: Logger): Promise<number> {
   using place = await openPlace(settings, logger);
-  const around = { ...progressOptions(logger), ...place, print };
+  // it names objects, which may be called anything
+  const printLine = (line: string) => print(oneLine(line));
+  const around = { ...progressOptions(logger), ...place, print: printLine };
   return await checkAndReport(place.bucket, around) ? EXIT_CLEAN : EXIT_UNWELL;
 }
 
@@ -313,16 +258,11 @@ async function info(settings: Settings, logger: Logger, asJson: boolean): Promis
   return showInfo(bucket.name, about, systemClock.now()).join("\n");
 }
 
-async function reclaim(
-  settings: Settings,
-  logger: Logger,
-  print: (line: string) => void,
-): Promise<void> {
+async function reclaim(settings: Settings, logger: Logger): Promise<void> {
   using place = await openPlace(settings, logger);
   const { bucket, host } = place;
   const around = { ...progressOptions(logger), host, chance: systemChance, print };
-  const memoryBytes = Deno.systemMemoryInfo().total;
-  const options = { ...settings, takeover: false, memoryBytes };
+  const options = volumeOptions(settings, false);
   await reclaimAndReport(bucket, options, { ...around, interrupted: nextSignal() });
 }
 
@@ -345,39 +285,59 @@ async function openPlace(settings: Settings, logger: Logger) {
 
 function write(text: string): void {
   const bytes = new TextEncoder().encode(text);
-  for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+  try {
+    for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+  } catch (error) {
+    if (error instanceof Deno.errors.BrokenPipe) throw error;
+    throw new UsageError(`can't print: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+function print(text: string): void {
+  write(`${text}\n`);
 }
 
 async function main(args: string[]): Promise<number> {
   // Deno knows Mozilla's certificate authorities only; a private endpoint's is in the system's store
   if (!Deno.env.has("DENO_TLS_CA_STORE")) Deno.env.set("DENO_TLS_CA_STORE", "system,mozilla");
-  const { command, device, config, takeover, force, json, watch } = readCommandLine(args);
-  const print = (text: string) => write(`${text}\n`);
+  const line = readCommandLine(args);
+  const { command } = line;
   if (command === "help") return print(HELP), EXIT_CLEAN;
   if (command === "version") return print(`elasticdrive ${VERSION}`), EXIT_CLEAN;
-  const { settings, warning } = loadSettings(config);
+  const { settings, warning } = loadSettings(line.config);
   const logger = stderrLogger(settings.debug);
   if (warning) logger.warn(warning);
+  try {
+    return await act(line, settings, logger);
+  } catch (error) {
+    throw withPlace(error, settings);
+  } finally {
+    logger.flush();
+  }
+}
+
+async function act(
+  { command, device, takeover, force, json, watch }: CommandLine,
+  settings: Settings,
+  logger: Logger,
+): Promise<number> {
   if (command === "check-config") {
     loadTls(settings);
     return print(describe(settings).join("\n")), EXIT_CLEAN;
   }
   if (command === "status") {
-    return await runStatus(settings.status, { asJson: json, isWatch: watch }, write);
+    return await runStatus(settings, { asJson: json, isWatch: watch }, write);
   }
-  if (command === "check") {
-    // it names objects, which may be called anything
-    return await check(settings, logger, (line) => print(oneLine(line)));
-  }
+  if (command === "check") return await check(settings, logger);
   if (command === "info") return print(await info(settings, logger, json)), EXIT_CLEAN;
-  if (command === "reclaim") return await reclaim(settings, logger, print), EXIT_CLEAN;
+  if (command === "reclaim") return await reclaim(settings, logger), EXIT_CLEAN;
   if (command === "attach") {
     return print(await attach(device, settings, systemClock)), EXIT_CLEAN;
   }
   if (command === "detach") {
     return print(await detach(device, settings, systemClock, force)), EXIT_CLEAN;
   }
-  return await serve(settings, takeover, logger).finally(logger.flush);
+  return await serve(settings, takeover, logger);
 }
 
 /** One line, like any other; an end that is started again, as the runtime's own would be. */
@@ -391,6 +351,8 @@ addEventListener("unhandledrejection", ({ reason }) => endUncaught(reason));
 try {
   Deno.exit(await main(Deno.args));
 } catch (error) {
+  // who reads what is printed has seen enough
+  if (error instanceof Deno.errors.BrokenPipe) Deno.exit(EXIT_REFUSED);
   const isRefusal = error instanceof UsageError || error instanceof DamageError;
   const logger = stderrLogger(false);
   // a configuration with several mistakes has a line for each

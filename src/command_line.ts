@@ -93,13 +93,16 @@ export function readCommandLine(args: string[]): CommandLine {
   const takesDevice = command === "attach" || command === "detach";
   if (words.length > 0 && !command) refuse(words[0], suggest(words[0], WORDS, (word) => word));
   const unknown = words[takesDevice ? 2 : 1];
-  if (unknown !== undefined) refuse(unknown);
+  if (unknown !== undefined) refuse(unknown, `${command} takes no more`);
   const device = words[1] ?? "";
   if (takesDevice && device === "" && !found.help) {
     throw new UsageError(`${command} takes a device: elasticdrive ${command} /dev/nbd0`);
   }
   for (const option of ["takeover", "force", "json", "watch"] as const) {
-    if (found[option] && !ONLY_WITH[option].includes(command ?? "serve")) refuse(`--${option}`);
+    const commands = ONLY_WITH[option];
+    if (!found[option] || commands.includes(command ?? "serve")) continue;
+    const place = commands[0] === "serve" ? "without a command" : `with ${commands.join(" and ")}`;
+    throw new UsageError(`--${option} is allowed ${place} only; see elasticdrive --help`);
   }
   return {
     command: found.help ? "help" : found.version ? "version" : command ?? "serve",

@@ -8,8 +8,8 @@
  * secret. A file of the original program is accepted as it is.
  */
 
-import { basename, dirname, resolve } from "node:path";
-import { UsageError } from "./errors.ts";
+import { basename, dirname, join, resolve } from "node:path";
+import { DamageError, UsageError } from "./errors.ts";
 import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
 import { JOURNAL_OFF, type Section, SECTIONS, showAddress, STATUS_OFF } from "./config_keys.ts";
 import { cut, isName, mayHoldSecret, suggest } from "./config_quotes.ts";
@@ -94,6 +94,13 @@ export function defaultSettings(dir: string): Settings {
 export function volumeName({ bucket, prefix }: Settings): string {
   const name = bucket.kind === "s3" ? bucket.name : basename(bucket.path);
   return prefix === "" ? name : `${name}/${prefix.slice(0, -1)}`;
+}
+
+/** The volume as the log names it, and what a drive says of itself. */
+export function bucketName(settings: Settings): string {
+  const { bucket, prefix } = settings;
+  if (bucket.kind === "s3") return `s3://${volumeName(settings)}`;
+  return `file:${join(bucket.path, prefix).replace(/(?<=.)\/$/, "")}`;
 }
 
 function readLines(text: string, mistakes: Mistakes): Found {
@@ -319,6 +326,22 @@ function tableDefaults(): Found["values"] {
   return Object.fromEntries(
     withDefault.map((field) => [field, KEYS[field].kind.parse(KEYS[field].default!)]),
   );
+}
+
+/**
+ * The error with the file and line of the key that it is about, as those have that are found in the file itself;
+ * damage, with the bucket it is in.
+ */
+export function withPlace(error: unknown, settings: Settings): unknown {
+  if (error instanceof DamageError) {
+    const hint = "elasticdrive check says what is damaged";
+    return new DamageError(`${bucketName(settings)}: ${error.message}; ${hint}`, { cause: error });
+  }
+  const { file, lines } = settings;
+  if (!(error instanceof UsageError) || error.key === undefined || file === undefined) return error;
+  const field = FIELDS.find((f) => KEYS[f].name === error.key);
+  const line = field && lines[field];
+  return new UsageError(`${file}${line ? `:${line}` : ""}: ${error.message}`, { cause: error });
 }
 
 /** Every setting with its value, its unit and where it comes from, a line each; secrets hidden. */

@@ -26,11 +26,14 @@ export function findConfig(
   const places = [join(executableDir, "config.ini"), join(cwd, "config.ini")];
   for (const path of explicit === undefined ? places : [resolve(cwd, explicit)]) {
     try {
+      const refusal = notAFile(Deno.statSync(path));
+      if (refusal) throw new UsageError(`${path} ${refusal}`);
       // a symbolic link leads to the folder that relative paths begin at
       const real = Deno.realPathSync(path);
       const text = readHandedOver(real) ?? Deno.readTextFileSync(real);
       return { path: real, text, warning: readableByOthers(real, text) };
     } catch (error) {
+      if (error instanceof UsageError) throw error;
       if (!(error instanceof Deno.errors.NotFound)) {
         throw new UsageError(`${path}: can't be read: ${messageOf(error)}`);
       }
@@ -39,6 +42,12 @@ export function findConfig(
     }
   }
   return undefined;
+}
+
+/** Who reads a pipe waits for its writer, and some devices have no end. */
+function notAFile(info: Deno.FileInfo): string | undefined {
+  if (info.isFile) return undefined;
+  return `is ${info.isDirectory ? "a directory" : "a device or a pipe"}; allowed: a file`;
 }
 
 function isLink(path: string): boolean {

@@ -34,8 +34,10 @@ export async function drainOnSignal(
     logger.info(`stopped after ${progress.seconds.toFixed(1)} s: ${result}`);
   };
   const drained = (async () => {
+    let most = volume.unstoredBytes;
+    // before all else: a client may wait for S3, and the server for the client
+    progress.update(0, most);
     await server.close();
-    let most = 0;
     await volume.close((unstoredBytes) => {
       most = Math.max(most, unstoredBytes);
       progress.update(most - unstoredBytes, most);
@@ -48,7 +50,11 @@ export async function drainOnSignal(
     return EXIT_NOT_STORED;
   });
   return await Promise.race([drained, givenUp]).catch((error) => {
-    if (error instanceof FencedError) return EXIT_FENCED;
+    if (error instanceof FencedError) {
+      // found out just now, when the lease was to be released; else the volume has said so
+      if (volume.failure === null) logger.error(error.message);
+      return EXIT_FENCED;
+    }
     logger.error(`${volume.unstoredBytes} bytes were not stored: ${messageOf(error)}`);
     return EXIT_NOT_STORED;
   });

@@ -16,6 +16,12 @@
 /** Configuration or start-up is refused; the message is complete and is shown as it is. Exit code 2. */
 export class UsageError extends Error {
   override name = "UsageError";
+  /** Of config.ini: its value is what is refused. */
+  readonly key?: string;
+  constructor(message: string, { key, ...options }: ErrorOptions & { key?: string } = {}) {
+    super(message, options);
+    this.key = key;
+  }
 }
 
 /**

@@ -48,8 +48,9 @@ export class ConditionRefusedError extends UnavailableError {
 /** Why nothing is opened, and nothing created. */
 export function noVolumeIn(place: string): UsageError {
   return new UsageError(
-    `there is no volume at ${place}; a start of the drive creates one of the size in VOLUMESIZE: ` +
-      `set VOLUMESIZE (bytes, or with K, M, G or T)`,
+    `there is no volume at ${place}: check BUCKET and PREFIX, or start the drive; it makes one ` +
+      "if VOLUMESIZE is set (bytes, or with K, M, G or T)",
+    { key: "BUCKET" },
   );
 }
 

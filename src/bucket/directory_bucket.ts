@@ -79,6 +79,7 @@ export class DirectoryBucket implements Bucket {
           reasonOf(error)
         }; it must be a directory that this user ` +
           `can write to, or a path where one can be made, on a local file system with hard links`,
+        { key: "BUCKET" },
       );
     }
   }
@@ -353,6 +354,7 @@ function reasonOf(error: unknown): string {
   const known: Record<string, string> = {
     EACCES: "this user has no permission there",
     EPERM: "the system does not permit it",
+    ENOENT: "a directory of the path is not there",
     EROFS: "the file system is read-only",
     ENOSPC: "the file system is full",
     EDQUOT: "this user's quota is used up",

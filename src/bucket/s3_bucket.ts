@@ -73,6 +73,7 @@ export class S3Bucket implements Bucket {
       name: placeOf(options),
       bucket: options.bucket,
       region: resolveRegion(options),
+      isAws: options.endpoint === undefined,
       clock: deps.clock,
     };
   }

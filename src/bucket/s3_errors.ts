@@ -27,6 +27,8 @@ export interface Place {
   name: string;
   bucket: string;
   region: string;
+  /** No ENDPOINT is given: the region says which host it is, or the environment. */
+  isAws: boolean;
   clock: Clock;
 }
 
@@ -106,7 +108,7 @@ export function s3Failure(error: unknown, operation: Operation, place: Place): U
 
 function explain(error: SdkError, operation: Operation, place: Place): Explanation {
   const answered = statusOf(error) !== undefined;
-  return answered ? explainAnswer(error, operation, place) : explainSilence(error);
+  return answered ? explainAnswer(error, operation, place) : explainSilence(error, place);
 }
 
 // ---- S3 answered with an error
@@ -204,13 +206,13 @@ function regionAdvice(error: SdkError, place: Place): string {
 
 // ---- no answer
 
-/** Errors of the network have no codes: what their text holds, and what it means. */
+/** Errors of the network have no codes: what their text holds, and what it means; ADDRESS is where the host is from. */
 const NETWORK: [RegExp, string][] = [
   [
     /dns error|failed to lookup address/,
-    "the host name is not known: check ENDPOINT and the name server",
+    "the host name is not known: check ADDRESS and the name server",
   ],
-  [/Connection refused/, "nobody listens there: check ENDPOINT"],
+  [/Connection refused/, "nobody listens there: check ADDRESS"],
   [/Connection reset|Broken pipe|closed before message|SendRequest/, "the connection was cut"],
   [/timed out/, "no connection in time"],
   [/No route to host|Network is unreachable/, "there is no way to the host"],
@@ -225,9 +227,13 @@ const NETWORK: [RegExp, string][] = [
   ],
 ];
 
-function explainSilence(error: SdkError): Explanation {
+function explainSilence(error: SdkError, { isAws, region }: Place): Explanation {
   const code = codeOf(error);
   const said = messageOf(error);
+  if (said.startsWith("Region not accepted")) {
+    const allowed = "allowed in REGION, AWS_REGION or AWS_DEFAULT_REGION: such as eu-central-1";
+    return { text: `"${region}" is no region; ${allowed}`, permanent: true };
+  }
   if (code === "CredentialsProviderError" || code === "TokenProviderError") {
     return {
       // Of a credential_process the chain says nothing: starting programs is not among our permissions.
@@ -242,5 +248,9 @@ function explainSilence(error: SdkError): Explanation {
     "",
   );
   const known = NETWORK.find(([text]) => text.test(said));
-  return { text: known ? `${known[1]} (${reason})` : said, permanent: false };
+  const address = isAws
+    ? `the region "${region}" (REGION or AWS_REGION), AWS_ENDPOINT_URL`
+    : "ENDPOINT";
+  const text = known ? `${known[1].replace("ADDRESS", address)} (${reason})` : said;
+  return { text, permanent: false };
 }

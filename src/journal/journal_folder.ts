@@ -79,6 +79,7 @@ export class JournalFolder {
       throw new UsageError(
         `journal can't be in ${this.#folder}: ${messageOf(error)}; ` +
           "it must be a directory that this user can write to, or off",
+        { key: "journal" },
       );
     }
   }

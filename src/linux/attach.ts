@@ -204,7 +204,9 @@ function claim(index: number): ClaimedDevice {
 function indexOf(device: string): number {
   const digits = /^\/dev\/nbd(\d{1,6})$/.exec(device)?.[1];
   if (digits !== undefined) return Number(digits);
-  throw new UsageError(`"${device}" can't be attached to; allowed: /dev/nbd0, /dev/nbd1, ...`);
+  throw new UsageError(
+    `"${device}" is not the name of an NBD device; allowed: /dev/nbd0, /dev/nbd1, ...`,
+  );
 }
 
 function openControl(): NbdControl {

@@ -78,6 +78,7 @@ function loadLibrary(): OpenSsl {
       `tlscert needs this machine's OpenSSL 3; install it (Debian's package libssl3): ${
         messageOf(error)
       }`,
+      { key: "tlscert" },
     );
   }
 }
@@ -137,6 +138,7 @@ export class TlsContext {
     const refuse = (why: string): never => {
       throw new UsageError(
         `${key} can't be ${path}: ${why}; allowed: a PEM file with ${content}`,
+        { key },
       );
     };
     let text = "";
@@ -267,7 +269,9 @@ export class TlsSession {
 
   #failure(): ProtocolError {
     // The last error is in terms of TLS; those before it are what its parts said.
-    const reason = reasonOf(this.#ssl, this.#ssl.ERR_peek_last_error()) || "broken off";
+    const said = reasonOf(this.#ssl, this.#ssl.ERR_peek_last_error()) || "broken off";
+    // an alert was received: it is the other side that does not accept something
+    const reason = said.includes(" alert ") ? `the client says: ${said}` : said;
     const verified = this.#ssl.SSL_get_verify_result(this.#session);
     const why = verified === X509_V_OK
       ? ""

@@ -313,15 +313,20 @@ export function listenTcp(hostname: string, port: number): Deno.Listener {
     if (error instanceof Deno.errors.AddrInUse) {
       throw new UsageError(
         `${where}: the port is in use; stop what uses it or choose another port`,
+        { key: "port" },
       );
     }
     if (error instanceof Deno.errors.AddrNotAvailable) {
-      throw new UsageError(`${where}: this machine has no such address; use one of its own`);
+      throw new UsageError(`${where}: this machine has no such address; use one of its own`, {
+        key: "listen",
+      });
     }
     if (error instanceof Deno.errors.PermissionDenied) {
-      throw new UsageError(`${where}: not permitted; ports from 1024 on need no privilege`);
+      throw new UsageError(`${where}: not permitted; ports from 1024 on need no privilege`, {
+        key: "port",
+      });
     }
-    throw new UsageError(`${where}: ${messageOf(error)}`);
+    throw new UsageError(`${where}: ${messageOf(error)}`, { key: "listen" });
   }
 }
 
@@ -338,9 +343,9 @@ export async function listenUnix(path: string): Promise<Deno.Listener> {
     return Deno.listen({ transport: "unix", path });
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {
-      throw new UsageError(`can't listen on socket ${path}: its directory is not there; make it`);
+      throw socketRefusal(path, "its directory is not there; make it");
     }
-    throw new UsageError(`can't listen on socket ${path}: ${messageOf(error)}`);
+    throw socketRefusal(path, messageOf(error));
   } finally {
     Deno.umask(umask);
   }
@@ -349,19 +354,21 @@ export async function listenUnix(path: string): Promise<Deno.Listener> {
 async function removeStaleSocket(path: string): Promise<void> {
   try {
     if (!Deno.lstatSync(path).isSocket) {
-      throw new UsageError(
-        `can't listen on socket ${path}: that is a file, and it is not a socket`,
-      );
+      throw socketRefusal(path, "what is there is not a socket");
     }
     if (await isAnswered(path)) {
-      throw new UsageError(`can't listen on socket ${path}: another server is listening there`);
+      throw socketRefusal(path, "another server is listening there; choose another socket");
     }
     Deno.removeSync(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return;
     if (error instanceof UsageError) throw error;
-    throw new UsageError(`can't listen on socket ${path}: ${messageOf(error)}`);
+    throw socketRefusal(path, messageOf(error));
   }
+}
+
+function socketRefusal(path: string, why: string): UsageError {
+  return new UsageError(`can't listen on socket ${path}: ${why}`, { key: "socket" });
 }
 
 /** Whether a server listens there; only a refused connection says that none does. */

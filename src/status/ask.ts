@@ -46,8 +46,11 @@ function getText({ hostname, port }: StatusAddress): Promise<{ code: number; tex
       response.on("end", () => resolve({ code: response.statusCode ?? 0, text }));
       response.on("error", reject);
     });
-    const late = () => new Error(`no answer within ${STATUS_ANSWER_MS_MAX / 1000} s`);
-    request.on("timeout", () => request.destroy(late()));
+    request.on("timeout", () => {
+      // before it is destroyed, which fails it, too
+      reject(new Error(`no answer within ${STATUS_ANSWER_MS_MAX / 1000} s`));
+      request.destroy();
+    });
     request.on("error", reject);
   });
 }

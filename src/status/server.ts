@@ -118,6 +118,7 @@ function listen(hostname: string, port: number, shown: string): Deno.TcpListener
     throw new UsageError(
       `can't serve status on ${shown}:${port}: ${reason}; ` +
         "set status in [server] to another address and port, or to off",
+      { key: "status" },
     );
   }
 }

@@ -17,13 +17,16 @@ export interface Watching {
   ask: () => Promise<Answer>;
   /** Of the drive, for people. */
   address: string;
+  /** Whose drive is to answer, as a report names it. */
+  volume: string;
   asJson: boolean;
   /** Throws BrokenPipe when nobody reads any more. */
   write: (text: string) => void;
 }
 
-/** Prints how the drive is. True if it is well. Throws `UsageError` if none answers. */
-export async function showStatus({ ask, address, asJson, write }: Watching): Promise<boolean> {
+/** Prints how the drive is. True if it is well. Throws `UsageError` if none answers, or another one does. */
+export async function showStatus(watching: Watching): Promise<boolean> {
+  const { ask, address, asJson, write } = watching;
   const answer = await ask();
   if (answer.kind === "none") {
     throw new UsageError(`no drive answers at ${address}: ${answer.why}`);
@@ -34,7 +37,19 @@ export async function showStatus({ ask, address, asJson, write }: Watching): Pro
   }
   const { report } = answer;
   write(asJson ? `${JSON.stringify(report)}\n` : `${reportLines({ now: report }).join("\n")}\n`);
+  const stranger = strangerOf(report, watching);
+  if (stranger) throw new UsageError(stranger, { key: "status" });
   return report.trouble === null;
+}
+
+/** Two drives of a machine have the same address, until one is given another. */
+function strangerOf(
+  { volume: { name } }: StatusReport,
+  { address, volume }: Pick<Watching, "address" | "volume">,
+) {
+  if (name === volume) return undefined;
+  return `the drive at ${address} is another one, that of ${name}; name its configuration with -c, ` +
+    `or give ${volume} a status of its own in [server]`;
 }
 
 /** Columns and rows; undefined if it is no terminal. */
@@ -87,6 +102,7 @@ function onScreen(lines: string[], { columns, rows }: { columns: number; rows: n
 class Watch {
   readonly #clock: Clock;
   readonly #address: string;
+  readonly #volume: string;
   readonly #asJson: boolean;
   #before: StatusReport | undefined;
   #lines: string[] = [];
@@ -94,9 +110,10 @@ class Watch {
   #awayAt: number | undefined;
   #note: string[] = [];
 
-  constructor({ clock, address, asJson }: Watching) {
+  constructor({ clock, address, volume, asJson }: Watching) {
     this.#clock = clock;
     this.#address = address;
+    this.#volume = volume;
     this.#asJson = asJson;
   }
 
@@ -112,7 +129,8 @@ class Watch {
     }
     this.#lines = reportLines({ now, before: isSame ? this.#before : undefined });
     this.#before = now;
-    return [...this.#lines, "", ...this.#note];
+    const stranger = strangerOf(now, { address: this.#address, volume: this.#volume });
+    return [...(stranger ? [stranger, ""] : []), ...this.#lines, "", ...this.#note];
   }
 
   #away(why: string): string[] {

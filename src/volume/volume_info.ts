@@ -178,6 +178,7 @@ function refuseLargeCache(stripeBytes: number, wanted: WantedShape): void {
     `cachesize is ${cacheStripes}: that many stripes of ${stripeBytes} bytes are ` +
       `${mib(cacheBytes)}, and this machine has ${mib(memoryBytes)} of memory: ` +
       `set cachesize=${Math.floor(memoryBytes / 4 / stripeBytes)}, for example`,
+    { key: "cachesize" },
   );
 }
 
@@ -187,12 +188,14 @@ function refuseOtherShape(bucket: Bucket, info: VolumeInfo, wanted: WantedShape)
     throw new UsageError(
       `STRIPE is ${stripeBytes}, but the volume in ${bucket.name} was made with ` +
         `${info.stripeBytes}, which can't be changed: set STRIPE=${info.stripeBytes}`,
+      { key: "STRIPE" },
     );
   }
   if (volumeBytes !== undefined && volumeBytes < info.volumeBytes) {
     throw new UsageError(
       `VOLUMESIZE is ${volumeBytes}, but the volume in ${bucket.name} has ${info.volumeBytes} ` +
         `bytes, and a volume can grow but not shrink: set VOLUMESIZE=${info.volumeBytes} or more`,
+      { key: "VOLUMESIZE" },
     );
   }
 }

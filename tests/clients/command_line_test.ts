@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import manifest from "../../deno.json" with { type: "json" };
 import { configText, Drive, PROGRAM, runElasticDrive } from "../support/drive.ts";
 import { ORIGINAL_CONFIG } from "../support/original_config.ts";
-import { run } from "../support/programs.ts";
+import { run, runProgram } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
 import { testInBothBuckets, testInDirectory, testInS3 } from "../support/test_buckets.ts";
 
@@ -77,10 +77,33 @@ Deno.test("an argument it does not know is refused", async () => {
   ) {
     const { code, stderr } = await runElasticDrive(args);
     assertEquals(code, 2, args.join(" "));
-    assertMatch(stderr, /^elasticdrive: error: .*(unknown argument|takes).*\n$/, args.join(" "));
+    assertMatch(
+      stderr,
+      /^elasticdrive: error: .*(unknown argument|takes|is allowed).*\n$/,
+      args.join(" "),
+    );
   }
-  const { stderr } = await runElasticDrive(["stauts"]);
-  assertStringIncludes(stderr, 'unknown argument "stauts"; did you mean status?');
+  for (
+    const [args, says] of [
+      [["stauts"], 'unknown argument "stauts"; did you mean status?'],
+      [["check", "status"], 'unknown argument "status"; check takes no more'],
+      [["status", "--takeover"], "--takeover is allowed without a command only"],
+      [["--json"], "--json is allowed with status and info only"],
+    ] as const
+  ) {
+    assertStringIncludes((await runElasticDrive([...args])).stderr, says);
+  }
+});
+
+Deno.test("what can't be printed is said in one line, but not to who has stopped reading", async () => {
+  const full = await runProgram("sh", ["-c", '"$0" --help >/dev/full', PROGRAM]);
+  const message = "elasticdrive: error: can't print: No space left on device (os error 28)\n";
+  assertEquals([full.code, full.stderr], [2, message]);
+  await using scratch = await Scratch.make();
+  // a pipe whose only reader is gone
+  const script = 'mkfifo "$1"; exec 3<>"$1" 4>"$1" 3<&-; "$0" --help >&4';
+  const pipe = await runProgram("sh", ["-c", script, PROGRAM, scratch.file("pipe")]);
+  assertEquals([pipe.code, pipe.stderr], [2, ""]);
 });
 
 Deno.test("attach says what is missing, and which devices there can be; detach of one that is not attached is done", async () => {
@@ -101,7 +124,7 @@ Deno.test("attach says what is missing, and which devices there can be; detach o
     for (const command of ["attach", "detach"]) {
       const { code, stderr } = await tell(command, device);
       assertEquals(code, 2);
-      assertStringIncludes(stderr, "allowed: /dev/nbd0");
+      assertStringIncludes(stderr, "is not the name of an NBD device; allowed: /dev/nbd0");
     }
   }
   assertEquals(await tell("detach", "/dev/nbd4321"), {

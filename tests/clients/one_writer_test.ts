@@ -40,6 +40,15 @@ async function assertEndsFenced(first: Drive, second: Drive): Promise<void> {
   assertStringIncludes(second.stderr, "taken over, as asked");
 }
 
+/** The first has had nothing to store since, and finds out when it is stopped. */
+async function takeOverIdle(bucket: TestBucket): Promise<void> {
+  await using first = await Drive.start({ bucket, size: "16M" });
+  await using second = await Drive.start({ bucket, args: ["--takeover"] });
+  first.signal("SIGTERM");
+  await assertEndsFenced(first, second);
+  await second.stopClean();
+}
+
 async function takeOver(bucket: TestBucket): Promise<void> {
   await using scratch = await Scratch.make();
   await using first = await Drive.start({ bucket, size: "16M" });
@@ -120,6 +129,8 @@ testInBothBuckets({
   },
 
   "--takeover fences the first: it stores nothing more, says so and exits with 3": takeOver,
+
+  "one that was fenced and only finds out when it is stopped says so, too": takeOverIdle,
 
   "--takeover of a drive that is stopped with writes and flushes under way: it wakes up fenced":
     async (

@@ -79,13 +79,13 @@ testInDirectory({
     const path = `${bucket.path}/new`;
     const config = `[s3]\nBUCKET=file:${path}\nVOLUMESIZE=1M\n[server]\n`;
     const message = new RegExp(
-      `can't listen on 127.0.0.1 port ${port}: the port is in use; .*choose`,
+      `config\\.ini:5: can't listen on 127.0.0.1 port ${port}: the port is in use; .*choose`,
     );
     await assertRefused(`${config}port=${port}\n`, message);
     await using drive = await Drive.start({ bucket, size: "1M" });
     await assertRefused(
       `${config}socket=${drive.address}\n`,
-      /nbd\.sock: another server is listening/,
+      /config\.ini:5: .*nbd\.sock: another server is listening/,
     );
     assert(!await exists(path), "the bucket was made");
     await run("nbdinfo", ["--size", drive.uri]);
@@ -108,7 +108,7 @@ testInDirectory({
       assertOneLine(
         end,
         new RegExp(
-          `file:${path} can't be used: this user has no permission there .*must be a directory`,
+          `config\\.ini:2: BUCKET=file:${path} can't be used: this user has no permission there .*must be a directory`,
         ),
       );
       await Deno.chmod(bucket.path, 0o755);
@@ -126,8 +126,14 @@ testInDirectory({
     const file = await scratch.write("file", "not a directory");
     const refused = (server: Record<string, string>, message: RegExp) =>
       assertRefused(configText({ bucket, size: "1M", server }), message);
-    await refused({ journal: file }, /journal can't be in .*file: .*must be a directory/);
-    await refused({ socket: `${file}s/nbd.sock` }, /files\/nbd\.sock: its directory is not there/);
+    await refused(
+      { journal: file },
+      /config\.ini:\d+: journal can't be in .*file: .*must be a directory/,
+    );
+    await refused(
+      { socket: `${file}s/nbd.sock` },
+      /config\.ini:\d+: .*files\/nbd\.sock: its directory is not there/,
+    );
     assertEquals(await bucket.objects(), []);
   },
 
@@ -135,7 +141,7 @@ testInDirectory({
     const refused = (cachesize: number, size?: string) =>
       assertRefused(
         configText({ bucket, size, server: { cachesize } }),
-        /cachesize is \d+: .* of \d+ bytes are \d+ MiB, and this machine has .*: set cachesize=\d+/,
+        /config\.ini:\d+: cachesize is \d+: .* of \d+ bytes are \d+ MiB, and this machine has .*: set cachesize=\d+/,
       );
     await refused(16_000_000, "1M");
     assertEquals(await bucket.objects(), []);
@@ -153,8 +159,14 @@ testInDirectory({
     for (
       const [broken, message] of [
         [encodeChecked(otherFormat), /volume\.json has format 3; .*formats 1 and 2 only/],
-        [flipped, /volume\.json: text is damaged: CRC-32 \w{8} expected, \w{8} found/],
-        [bytes.slice(0, 30), /volume\.json: its 30 bytes do not end in a checksum/],
+        [
+          flipped,
+          /error: file:\S+: volume\.json: text is damaged: CRC-32 \w{8} expected, \w{8} found/,
+        ],
+        [
+          bytes.slice(0, 30),
+          /volume\.json: its 30 bytes do not end in a checksum, .*; elasticdrive check says/,
+        ],
         [new Uint8Array(), /volume\.json: its 0 bytes do not end in a checksum/],
       ] as const
     ) {
@@ -190,7 +202,7 @@ testInBothBuckets({
   "no VOLUMESIZE where there is no volume yet": async (bucket) => {
     await assertRefused(
       configText({ bucket }),
-      /there is no volume at .*set VOLUMESIZE \(bytes, or with K, M, G or T\)/,
+      /config\.ini:\d+: there is no volume at .*check BUCKET .*if VOLUMESIZE is set \(bytes, or with K, M, G or T\)/,
     );
     assertEquals(await bucket.objects(), []);
   },
@@ -200,11 +212,11 @@ testInBothBuckets({
     const before = await bucket.objects();
     await assertRefused(
       configText({ bucket, size: "16M", s3: { STRIPE: "64K" } }),
-      /STRIPE is 65536.*made with 16384.*set STRIPE=16384/,
+      /config\.ini:\d+: STRIPE is 65536.*made with 16384.*set STRIPE=16384/,
     );
     await assertRefused(
       configText({ bucket, size: "8M" }),
-      /VOLUMESIZE is 8388608.*has 16777216 bytes.*set VOLUMESIZE=16777216 or more/,
+      /config\.ini:\d+: VOLUMESIZE is 8388608.*has 16777216 bytes.*set VOLUMESIZE=16777216 or more/,
     );
     assertEquals(await bucket.objects(), before);
   },

@@ -34,6 +34,16 @@ testInBothBuckets({
     assertMatch(stdout, /^write +\d+ +[\d.]+ +.* ms +0$/m);
     assertMatch(stdout, /^S3 put +[1-9]/m);
     assertMatch(stdout, bucket.kind === "s3" ? /^bill +about \$\d/m : /^bill +none/m);
+    const other = await scratch.write(
+      "other.ini",
+      `[s3]\nBUCKET=other-bucket\n[server]\nstatus=${await statusOf(drive)}\n`,
+    );
+    const asked = await runElasticDrive(["-c", other, "status"]);
+    assertEquals([asked.code, asked.stdout.split(":", 1)], [2, stdout.split(":", 1)]);
+    assertMatch(
+      asked.stderr,
+      /error: .*other\.ini:4: the drive at .* is another one, that of .*; .* give s3:\/\/other-bucket a status/,
+    );
     const json = await runElasticDrive(["-c", config, "status", "--json"]);
     const report = JSON.parse(json.stdout);
     assertEquals([json.code, report.trouble, report.volume.name], [0, null, bucket.name]);
@@ -87,5 +97,11 @@ testInDirectory({
     const { code, stderr } = await runElasticDrive(["-c", config, "status"]);
     assertEquals(code, 2);
     assertStringIncludes(stderr, "what answers there is no drive: not JSON");
+    // the system takes the connection, and nobody says anything
+    using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const toSilent = await configFor(scratch, bucket, `127.0.0.1:${silent.addr.port}`);
+    const late = await runElasticDrive(["-c", toSilent, "status"]);
+    assertEquals(late.code, 2);
+    assertStringIncludes(late.stderr, "no answer within 5 s");
   },
 });

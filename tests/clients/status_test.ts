@@ -131,7 +131,7 @@ testInDirectory({
         await scratch.write("config.ini", config),
       ]);
       assertEquals(code, 2);
-      assertStringIncludes(stderr, `error: can't serve status on ${taken.address}: it is in use;`);
+      assertStringIncludes(stderr, `: can't serve status on ${taken.address}: it is in use;`);
     },
 
   "an address that others can reach is refused before anything is touched": async (bucket) => {

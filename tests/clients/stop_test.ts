@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { assertHolds, Drive } from "../support/drive.ts";
 import { runPython } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
-import { testInBothBuckets, testInS3 } from "../support/test_buckets.ts";
+import { testInBothBuckets, testInDirectory, testInS3 } from "../support/test_buckets.ts";
 
 /** So that nothing is stored unless somebody asks for it. */
 const NEVER = { flushafter: 3600 };
@@ -62,6 +62,28 @@ testInBothBuckets({
     while ((await bucket.objects("log/")).length === before);
     await drive.stopClean();
     assert(Number(await client) > 0);
+    await using reopened = await Drive.start({ bucket });
+    await assertHolds(reopened, image);
+    await reopened.stopClean();
+  },
+});
+
+testInDirectory({
+  "how much is not stored is said at once, also while a client waits for its flush": async (
+    bucket,
+  ) => {
+    await using scratch = await Scratch.make();
+    const image = await scratch.random("image", 5);
+    await using drive = await Drive.start({ bucket, size: "5M", server: NEVER });
+    await Deno.rename(bucket.path, scratch.file("away"));
+    const flushed = WRITE_UNFLUSHED.replace("drive.shutdown()", "drive.flush()");
+    const client = runPython(flushed, [drive.uri, image]);
+    await drive.says(/does not serve: .*a directory of the path is not there/);
+    drive.signal("SIGTERM");
+    await drive.says(/stopping: 0 %, 0 bytes of 5 MiB/);
+    await Deno.rename(scratch.file("away"), bucket.path);
+    await client;
+    assertEquals(await drive.exit(), 0, drive.stderr);
     await using reopened = await Drive.start({ bucket });
     await assertHolds(reopened, image);
     await reopened.stopClean();

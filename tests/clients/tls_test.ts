@@ -173,7 +173,10 @@ except nbd.Error as error:
     for (const command of [["check-config"], []]) {
       const { code, stderr } = await runElasticDrive(["-c", file, ...command]);
       assertEquals(code, 2);
-      assertMatch(stderr, /^elasticdrive: error: tlskey can't be .*client-key\.pem: key values/);
+      assertMatch(
+        stderr,
+        /error: .*config\.ini:\d+: tlskey can.t be .*client-key\.pem: key values/,
+      );
     }
     assertEquals(await bucket.objects(), []);
   },

@@ -5,6 +5,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ConditionRefusedError, type PutCondition } from "../../src/bucket/bucket.ts";
 import { RetryingBucket } from "../../src/bucket/retrying_bucket.ts";
 import { S3Bucket, type S3Options } from "../../src/bucket/s3_bucket.ts";
+import { s3Failure } from "../../src/bucket/s3_errors.ts";
 import { systemChance, systemClock } from "../../src/clock.ts";
 import { UnavailableError, UsageError } from "../../src/errors.ts";
 import { silentLogger } from "../../src/logger.ts";
@@ -64,6 +65,24 @@ Deno.test("an endpoint that can't be reached is named, with what to check", asyn
     assert(error.message.startsWith(start), error.message);
     assert(!error.message.includes("error sending request"), error.message);
   }
+});
+
+Deno.test("without an endpoint it is the region that is named; one that can't be any is refused at once", async () => {
+  const { endpoint: _, ...atAws } = optionsFor("http://unused", { region: "not a region" });
+  const error = await assertRejects(() => S3Bucket.open(atAws, deps), UnavailableError);
+  assert(error.permanent);
+  assert(
+    error.message.includes('at AWS): "not a region" is no region; allowed in REGION'),
+    error.message,
+  );
+  const silence = new Error("(Connect): dns error: Name or service not known");
+  const operation = { what: "open the bucket", permission: "s3:ListBucket" };
+  const place = { name: "s3://drive at AWS", bucket: "drive", region: "nowhere-1", isAws: true };
+  const failure = s3Failure(silence, operation, { ...place, clock: systemClock });
+  assert(
+    failure.message.includes('check the region "nowhere-1" (REGION or AWS_REGION)'),
+    failure.message,
+  );
 });
 
 Deno.test("an endpoint that is a web server, not S3, is not taken for a bucket", async () => {

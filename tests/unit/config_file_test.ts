@@ -5,6 +5,7 @@ import { type ConfigFile, findConfig } from "../../src/config_file.ts";
 import { FIELDS, KEYS } from "../../src/config_keys.ts";
 import { UsageError } from "../../src/errors.ts";
 import { ORIGINAL_CONFIG } from "../support/original_config.ts";
+import { run } from "../support/programs.ts";
 
 function settingsOf(text: string) {
   return parseConfig(text, "/etc/elasticdrive/config.ini");
@@ -132,10 +133,20 @@ Deno.test("a config.ini that is there but can't be read is an error, not a reaso
   Deno.writeTextFileSync(join(at.cwd, "config.ini"), "second");
   const find = () => findConfig(undefined, at.executableDir, at.cwd);
   Deno.mkdirSync(path);
-  assertThrows(find, UsageError, `${path}: can't be read: `);
+  assertThrows(find, UsageError, `${path} is a directory; allowed: a file`);
   Deno.removeSync(path);
   Deno.symlinkSync(join(at.dir, "nowhere.ini"), path);
   assertThrows(find, UsageError, `${path}: a symbolic link to nothing`);
+});
+
+Deno.test("a pipe, whose writer would be waited for, and a device without an end are no configuration", async () => {
+  using at = folders();
+  const pipe = join(at.cwd, "pipe");
+  await run("mkfifo", [pipe]);
+  for (const path of [pipe, "/dev/zero"]) {
+    const find = () => findConfig(path, at.executableDir, at.cwd);
+    assertThrows(find, UsageError, `${path} is a device or a pipe; allowed: a file`);
+  }
 });
 
 Deno.test("a file that holds a secret and that others can read is warned of", () => {

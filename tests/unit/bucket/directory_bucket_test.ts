@@ -66,6 +66,10 @@ Deno.test("a storage that is full or denied becomes an UnavailableError that nam
     // Putting succeeds again as soon as the cause is gone.
     await Deno.remove(`${path}/log`);
     assert((await bucket.put("log/1", bytesOf("x"))).stored);
+    await Deno.rename(path, `${path}-away`);
+    const gone = await assertRejects(() => bucket.put("log/2", bytesOf("x")), UnavailableError);
+    await Deno.rename(`${path}-away`, path);
+    assert(gone.message.endsWith("a directory of the path is not there (ENOENT)"), gone.message);
     bucket.close();
   });
 });

@@ -95,6 +95,7 @@ async function watch(answers: Answer[], size: Size, asJson = false) {
   const watching = {
     clock,
     address: "127.0.0.1:9998",
+    volume: "s3://my-disk",
     asJson,
     ask: () => Promise.resolve(answers[asked++]),
     write: (text: string) => void written.push(text),
@@ -131,6 +132,12 @@ Deno.test("a watch goes on while the drive is away and when it was started again
   assertMatch(blocks[4], /for 20 s: opening: the drive does not serve yet/);
   assertMatch(blocks[5], /^since the start .*the drive was started again at 2026-01-02T03:05:05/ms);
   for (const block of blocks) assert(!block.includes("\x1b"), "no control characters");
+  for (const block of blocks) assert(!block.includes("another one"), block);
+  const [stranger] = await watch(
+    [told(reportAt(10, ({ volume }) => volume.name = "s3://photos"))],
+    undefined,
+  );
+  assertMatch(stranger, /^the drive at .* that of s3:\/\/photos; .* give s3:\/\/my-disk a status/);
 });
 
 Deno.test("on a terminal a watch has a screen of its own, no larger than that is, and leaves it", async () => {
@@ -151,6 +158,7 @@ Deno.test("a watch of JSON is a line each time, and one without a reader ends", 
   const watching = {
     clock: new ManualClock(),
     address: "",
+    volume: "s3://my-disk",
     asJson: false,
     ask: () => Promise.resolve(told(reportAt(1))),
     write: () => {
@@ -161,10 +169,11 @@ Deno.test("a watch of JSON is a line each time, and one without a reader ends", 
 });
 
 Deno.test("asked once, it is well or not, or there is no drive", async () => {
-  const once = (answer: Answer) =>
+  const once = (answer: Answer, volume = "s3://my-disk") =>
     showStatus({
       clock: new ManualClock(),
       address: "127.0.0.1:9998",
+      volume,
       asJson: false,
       ask: () => Promise.resolve(answer),
       write: () => {},
@@ -176,5 +185,10 @@ Deno.test("asked once, it is well or not, or there is no drive", async () => {
     () => once({ kind: "none", why: "nobody listens there" }),
     UsageError,
     "no drive answers at 127.0.0.1:9998: nobody listens there",
+  );
+  await assertRejects(
+    () => once(told(reportAt(1)), "s3://photos"),
+    UsageError,
+    "the drive at 127.0.0.1:9998 is another one, that of s3://my-disk; name its configuration with -c, or give s3://photos a status",
   );
 });
