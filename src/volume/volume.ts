@@ -226,9 +226,7 @@ export class Volume implements BlockDevice {
   }
 
   async together(act: () => Promise<void>): Promise<void> {
-    this.#contents.sealsLater = true;
-    await act().finally(() => this.#contents.sealsLater = false);
-    this.#flush.changed();
+    await this.#flush.together(act);
     this.#reclaimer.consider();
   }
 
