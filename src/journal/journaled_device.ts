@@ -11,8 +11,7 @@
  *
  * Promises
  * - While the journal's folder has its own name, it holds every change that is acknowledged and not stored.
- * - If the machine crashes while changes are made again, all of them are stored or none, if they have room in what may
- *   be dirty.
+ * - If the machine crashes while changes are made again, all of them are stored or none.
  * - It never delays or fails a request. When the files exceed `bytesMax` (S3 is away and the same blocks are
  *   written again and again), or can't be written, it is given up: the folder is removed, so that nobody trusts it. A new
  *   one takes over when a flush has stored what was not recorded.
@@ -167,9 +166,18 @@ export class JournaledDevice implements BlockDevice {
     this.abandon();
     // a name that nobody trusts first: a process that is killed here leaves no journal with gaps
     const incomplete = this.#path + INCOMPLETE;
-    if (this.#folder !== incomplete) Deno.renameSync(this.#folder, incomplete);
+    if (this.#folder !== incomplete) this.#rename(incomplete);
     this.#folder = incomplete;
     Deno.removeSync(incomplete, { recursive: true });
+  }
+
+  #rename(incomplete: string): void {
+    try {
+      Deno.renameSync(this.#folder, incomplete);
+    } catch (error) {
+      Deno.utimeSync(this.#folder, 0, 0); // then it is one of an earlier boot, and no use (journal_folder.ts)
+      throw error;
+    }
   }
 
   /** Records nothing more and leaves the journal as it is, as the end of the process would. */

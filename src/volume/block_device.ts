@@ -55,8 +55,8 @@ export interface BlockDevice {
    */
   place?(offset: number, length: number): Place | undefined;
   /**
-   * Makes the changes that `act` makes, before anybody else makes any, so that a crash leaves all of them or none; if
-   * there is not room for that in memory they are stored as they are made. `act` asks for no flush.
+   * Makes the changes that `act` makes, before anybody else makes any, so that a crash leaves all of them or none. `act`
+   * asks for no flush. If it fails, so does the device.
    */
   together?(act: () => Promise<void>): Promise<void>;
   /** Gives up the whole blocks inside the range: they read as zeroes. */

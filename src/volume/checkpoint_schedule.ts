@@ -87,6 +87,7 @@ export class CheckpointSchedule {
     while (this.#settleSome() || this.#flush.isCommitting) await sleep(this.#clock, 0);
     const seq = this.#flush.committedSeq;
     if (this.#contents.failure || seq === this.#checkpointer.newestSeq) return false;
+    if (this.#flush.isContinued) return false; // no wait: that may take as long as the bucket is away
     this.stop();
     try {
       const stored = await this.#checkpointer.store(seq);

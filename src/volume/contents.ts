@@ -31,8 +31,6 @@ export class Contents {
   readonly dirtyStripesMax: number;
   /** Stripes that reclaim is about to make dirty: room that is taken already. */
   reservedStripes = 0;
-  /** Nothing is sealed unasked, unless a change waits for room. */
-  sealsLater = false;
   #failure: Error | null = null;
 
   /**

@@ -15,7 +15,9 @@
  * |        | stored                                                 | are given back and flushes answered                  |
  *
  * Promise 2 rests on this: a flush is answered by the commit of a batch that was sealed after it came, or, if
- * nothing was dirty, of the newest one. Promise 3: batches are applied in order, each whole.
+ * nothing was dirty, of the newest one. Promise 3: batches are applied in order, each whole. What is made `together`
+ * may be more than there is room for, and is sealed bit by bit: in the bucket these batches are one, for only the last
+ * segment of the last says that it ends a batch. A crash before it is stored leaves nothing of them.
  */
 import {
   BLOCK_BYTES,
@@ -25,33 +27,13 @@ import {
   SEGMENT_RECORDS_MAX,
   STRIPE_PATCHES_MAX,
 } from "../limits.ts";
+import { type Batch, isFilled, type StoredSegment } from "./batch.ts";
 import type { Done } from "./block_device.ts";
 import type { Contents } from "./contents.ts";
-import { SegmentBuilder, type SegmentRecord } from "./segment.ts";
+import { SegmentBuilder } from "./segment.ts";
 import type { SealedStripe } from "./sealed_stripes.ts";
 import type { Uploader } from "./uploader.ts";
-import { type BlockRuns, isAllZero } from "./zeroes.ts";
-
-interface StoredSegment {
-  seq: number;
-  objectBytes: number;
-  records: SegmentRecord[];
-}
-
-interface Batch {
-  stripes: SealedStripe[];
-  zeroes: BlockRuns;
-  zeroRuns: [start: number, end: number][];
-  /** How many of `stripes` and `zeroRuns` are in segments. */
-  filledStripes: number;
-  filledRuns: number;
-  segments: StoredSegment[];
-  /** Segments filled and not yet stored. */
-  underWay: number;
-  /** When the oldest of its changes was made; Infinity if it has none. */
-  sinceMs: number;
-  committed: PromiseWithResolvers<void>;
-}
+import { isAllZero } from "./zeroes.ts";
 
 export class FlushPath {
   readonly #contents: Contents;
@@ -80,6 +62,10 @@ export class FlushPath {
   /** When the oldest change was made that no batch holds yet; Infinity if there is none. */
   #changedMs = Infinity;
   #isCommitting = false;
+  /** What is sealed is continued: see `together`. */
+  #isTogether = false;
+  /** The map has some of what is made `together`, and not all: it is no state of the disk. */
+  isContinued = false;
 
   /**
    * @param flushAfterMs a change is sealed when it is so old, asked for or not
@@ -110,7 +96,7 @@ export class FlushPath {
     this.#sealBytes = Math.max(1, segments) * segmentDataBytes;
   }
 
-  /** Whether the map has a part of a batch only. */
+  /** Whether the map is about to take in the rest of a batch. */
   get isCommitting(): boolean {
     return this.#isCommitting;
   }
@@ -155,9 +141,27 @@ export class FlushPath {
     return batch.committed.promise;
   }
 
+  /**
+   * Has all that `act` changes applied whole or not at all, when the volume is opened next. Nothing is flushed meanwhile:
+   * it would be answered too early. If `act` fails so does the volume, for what is stored of it has no end.
+   */
+  async together(act: () => Promise<void>): Promise<void> {
+    this.#isTogether = true;
+    try {
+      await act();
+    } catch (error) {
+      this.fail(error as Error);
+      throw error;
+    }
+    this.#isTogether = false;
+    if (this.#batches.at(-1)?.isLast ?? !this.isContinued) return;
+    this.#seal();
+    this.#schedulePump();
+  }
+
   /** To be called behind every change, in its turn: seals what has become much, and has the rest sealed in time. */
   changed(): void {
-    if (!this.#contents.hasChanges || this.#contents.sealsLater) return;
+    if (!this.#contents.hasChanges) return;
     if (this.#changedMs === Infinity) this.#changedMs = this.#contents.clock.monotonic();
     const { dirtyBlocks, dirtySlots } = this.#contents.cache;
     const isMuch = (dirtyBlocks * BLOCK_BYTES >= this.#sealBytes && !this.#mayGrow()) ||
@@ -248,6 +252,7 @@ export class FlushPath {
       filledRuns: 0,
       segments: [],
       underWay: 0,
+      isLast: !this.#isTogether,
       sinceMs: this.#changedMs,
       committed: this.#next,
     };
@@ -299,7 +304,7 @@ export class FlushPath {
       epoch: this.#uploader.writer.epoch,
       writer: this.#uploader.writer.id,
       storedUpTo: this.#uploader.storedUpTo,
-      lastOfBatch: isFilled(batch),
+      lastOfBatch: batch.isLast && isFilled(batch),
     });
     segment.seq = seq;
     segment.objectBytes = bytes.length;
@@ -364,6 +369,7 @@ export class FlushPath {
   #committed(batch: Batch): void {
     const { cache, zeroes } = this.#contents;
     this.#batches.shift();
+    this.isContinued = !batch.isLast;
     this.#committedSeq = batch.segments.at(-1)!.seq;
     for (const { objectBytes } of batch.segments) this.#storedBytes += objectBytes;
     zeroes.commit(batch.zeroes);
@@ -381,12 +387,6 @@ export class FlushPath {
     for (const batch of this.#batches) batch.committed.reject(error);
     this.#next.reject(error);
   }
-}
-
-/** An empty batch has a segment, too. */
-function isFilled(batch: Batch): boolean {
-  return batch.segments.length > 0 && batch.filledStripes === batch.stripes.length &&
-    batch.filledRuns === batch.zeroRuns.length;
 }
 
 function newBatchPromise(): PromiseWithResolvers<void> {

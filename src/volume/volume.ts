@@ -116,8 +116,11 @@ export class Volume implements BlockDevice {
     const grown = options.volumeBytes !== undefined && options.volumeBytes > info.volumeBytes
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
-    const released = before?.holder.host === host.me.host ? before.unbrokenSince : undefined;
-    const survived = around.survivedSince?.(info.uuid, recovered.writer.epoch - 1);
+    const epochBefore = recovered.writer.epoch - 1;
+    // a lease of an earlier one says nothing of who has had the volume since
+    const isKnown = before?.holder.host === host.me.host && before.epoch === epochBefore;
+    const released = isKnown ? before.unbrokenSince : undefined;
+    const survived = around.survivedSince?.(info.uuid, epochBefore);
     const volume = new Volume(options, around, grown, recovered, released ?? survived);
     await volume.#lease.acquire(leaseEtag);
     if (before?.state === "gone") host.forget(before.holder);
@@ -222,9 +225,7 @@ export class Volume implements BlockDevice {
   }
 
   async together(act: () => Promise<void>): Promise<void> {
-    this.#contents.sealsLater = true;
-    await act().finally(() => this.#contents.sealsLater = false);
-    this.#flush.changed();
+    await this.#flush.together(act);
     this.#reclaimer.consider();
   }
 

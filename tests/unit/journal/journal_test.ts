@@ -214,6 +214,19 @@ Deno.test("a journal that can't be written fails no request, and is trusted no m
     device.releaseAll();
   }));
 
+Deno.test("a journal that can't be given another name when it is given up is trusted no more all the same", () =>
+  onMachine(async ({ root, start }) => {
+    const folder = new JournalFolder(root, 1);
+    const device = withoutBucket();
+    const { journaled } = await start(device, 1, { bytesMax: 8 * KIB });
+    assertEquals(folder.unbrokenSince(UUID, 1), 1);
+    await Deno.mkdir(join(root, UUID, "1.1.incomplete", "occupied"), { recursive: true });
+    for (let times = 0; times < 3; times++) journaled.write(0, blocks(1, times));
+    assertEquals(folder.unbrokenSince(UUID, 1), undefined);
+    assertEquals(device.bytes[0], 2);
+    device.releaseAll();
+  }));
+
 Deno.test("a record cut short by the end of its process was never acknowledged, and is left out", () =>
   onMachine(async ({ root, start }) => {
     const { journaled } = await start(withoutBucket(), 1);

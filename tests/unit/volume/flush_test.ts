@@ -3,6 +3,7 @@ import { FencedError, TimeoutError } from "../../../src/errors.ts";
 import { BLOCK_BYTES, MIB, SEAL_STRIPES_MAX } from "../../../src/limits.ts";
 import { segmentKey } from "../../../src/volume/segment.ts";
 import { settle } from "../../support/manual_clock.ts";
+import type { MemoryBucket } from "../../support/memory_bucket.ts";
 import {
   blocks,
   firstBytes,
@@ -353,22 +354,52 @@ Deno.test("a batch is taken into the map in many turns, and nobody sees a part o
   volume.abandon();
 });
 
-Deno.test("what is made together is stored behind the last of it, unless it is more than there is room for", async () => {
-  const { volume, bucket, clock } = await openVolume();
-  const stripe = 16 * KIB;
-  const { put } = bucket.counts;
-  const putsBefore = put.requests;
+Deno.test("what is made together is there whole after a crash or not at all, though there is no room for it", async () => {
+  const opened = await openVolume();
+  const { volume, bucket, clock } = opened;
+  const writeAll = async (value: number) => {
+    for (let at = 0; at < 40; at++) await volume.write(at * STRIPE_BYTES, blocks(4, value));
+  };
+  const found = async (left: MemoryBucket) => {
+    const { volume } = await openVolume({}, { bucket: left });
+    const values = new Set(await firstBytes(volume, 0, 160));
+    volume.abandon();
+    return [...values];
+  };
+  await writeAll(1);
+  await volume.flush();
+  let reclaimed: Promise<unknown> | undefined;
   await volume.together(async () => {
-    for (let at = 0; at < 11; at++) await volume.write(at * stripe, blocks(4, 1));
-    volume.trim(20 * stripe, stripe);
-    await clock.advance(10_000);
-    assertEquals(put.requests, putsBefore);
+    const segments = logKeys(bucket).length;
+    await writeAll(2);
+    reclaimed = volume.reclaim(() => {}); // wants a checkpoint
+    await clock.advance(20 * 60_000); // which would be due by now as well
+    assert(logKeys(bucket).length > segments);
+    assertEquals(volume.unstoredBytes, 0);
+    assertEquals(await found(bucket.copy()), [1]);
   });
-  await clock.advance(5000);
-  assert(put.requests > putsBefore);
-  assertEquals(volume.unstoredBytes, 0);
-  await volume.together(async () => {
-    for (let at = 0; at < 40; at++) await volume.write(at * stripe, blocks(4, 2));
-  });
-  await volume.close();
+  await volume.flush();
+  assertEquals(await found(bucket.copy()), [2]);
+  await clock.advance(20 * 60_000);
+  await reclaimed;
+  const { volume: after } = await reopenAfterCrash(opened);
+  assertEquals(new Set(await firstBytes(after, 0, 160)), new Set([2]));
+  after.abandon();
+});
+
+Deno.test("of what is made together nothing is stored, and no flush answered, if it fails", async () => {
+  const opened = await openVolume();
+  const { volume } = opened;
+  volume.write(0, blocks(1, 1));
+  await volume.flush();
+  await assertRejects(() =>
+    volume.together(async () => {
+      for (let at = 0; at < 40; at++) await volume.write(at * STRIPE_BYTES, blocks(4, 2));
+      throw new Error("a file is missing");
+    })
+  );
+  assertThrows(() => volume.flush(), Error, "a file is missing");
+  const { volume: after } = await reopenAfterCrash(opened);
+  assertEquals(await firstBytes(after, 0, 5), [1, 0, 0, 0, 0]);
+  after.abandon();
 });

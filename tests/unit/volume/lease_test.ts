@@ -1,9 +1,10 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import type { Bucket } from "../../../src/bucket/bucket.ts";
 import { DamageError, FencedError, UsageError } from "../../../src/errors.ts";
 import { LEASE_EXPIRED_MS, LEASE_RENEW_MS, LEASE_WATCH_MS } from "../../../src/limits.ts";
 import { LEASE_KEY } from "../../../src/volume/lease.ts";
 import { segmentKey } from "../../../src/volume/segment.ts";
-import { ManualClock } from "../../support/manual_clock.ts";
+import { ManualClock, settle } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 import {
   blocks,
@@ -148,6 +149,31 @@ Deno.test("an opening that fails after a crash does not make the volume look unb
   const { volume: next } = await openVolume({}, { bucket, clock, host: here });
   assertEquals(next.unbrokenSince, next.epoch);
   await next.close();
+});
+
+Deno.test("who reads for so long that another writer comes and goes meanwhile has not an unbroken volume", async () => {
+  const { volume: first, bucket, clock } = await openVolume({}, { host: here });
+  await first.close();
+  const gate = Promise.withResolvers<void>();
+  const slowBucket: Bucket = {
+    name: bucket.name,
+    get: (key, range) => bucket.get(key, range),
+    put: (key, bytes, condition) => bucket.put(key, bytes, condition),
+    delete: (keys) => bucket.delete(keys),
+    list: (prefix, startAfter) => gate.promise.then(() => bucket.list(prefix, startAfter)),
+    close() {},
+  };
+  const opening = openVolume({}, { bucket: slowBucket, clock, host: here });
+  await settle();
+  const { volume: second } = await openVolume({ takeover: true }, { bucket, clock, host: here });
+  second.write(0, blocks(1, 1)); // acknowledged, and lost
+  gate.resolve();
+  const { volume: third } = await opening;
+  second.abandon();
+  assertEquals([second.epoch, third.epoch], [first.epoch + 1, first.epoch + 2]);
+  assertEquals(await firstBytes(third, 0, 1), [0]);
+  assertEquals(third.unbrokenSince, third.epoch);
+  await third.close();
 });
 
 Deno.test("--takeover opens at once, and the first finds out when it renews its lease", async () => {
