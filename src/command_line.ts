@@ -39,7 +39,8 @@ check, status, info and check-config change nothing; check and info also work be
   -h, --help          this text
   -V, --version       the version
 
-Stop it with SIGTERM or SIGINT (Ctrl-C): it stores everything first. A second signal gives that up.
+Stop it with SIGTERM, SIGINT (Ctrl-C) or SIGHUP: it stores everything first. A second signal gives
+that up.
 Exit codes: 0 clean, 1 check found damage or status trouble, 2 configuration or start-up refused,
 3 fenced by another writer, 4 stopped with data not stored.`;
 

@@ -1,13 +1,16 @@
 /** How a drive stops: at a signal it stores everything first. */
 import { EXIT_CLEAN, EXIT_FENCED, EXIT_NOT_STORED } from "./command_line.ts";
 import { FencedError, messageOf } from "./errors.ts";
+import { readSystemFile } from "./linux/libc.ts";
 import type { NbdServer } from "./nbd/server.ts";
 import { Progress, type ProgressOptions } from "./progress.ts";
 import type { Volume } from "./volume/volume.ts";
 
-/** Resolves at the next SIGTERM or SIGINT. */
+/** Resolves at the next SIGTERM, SIGINT or, the terminal being closed, SIGHUP. */
 export function nextSignal(): Promise<void> {
-  const signals = ["SIGTERM", "SIGINT"] as const;
+  const signals: Deno.Signal[] = ["SIGTERM", "SIGINT"];
+  // a listener would undo nohup(1)
+  if (!isHangupIgnored()) signals.push("SIGHUP");
   return new Promise((resolve) => {
     const listener = () => {
       for (const signal of signals) Deno.removeSignalListener(signal, listener);
@@ -15,6 +18,12 @@ export function nextSignal(): Promise<void> {
     };
     for (const signal of signals) Deno.addSignalListener(signal, listener);
   });
+}
+
+/** By proc(5): bit 0 of SigIgn is signal 1, SIGHUP. */
+function isHangupIgnored(): boolean {
+  const status = readSystemFile("/proc/self/status") ?? "";
+  return (parseInt(/^SigIgn:.*([0-9a-f])$/m.exec(status)?.[1] ?? "0", 16) & 1) !== 0;
 }
 
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */

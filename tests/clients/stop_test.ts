@@ -1,6 +1,6 @@
 /** Stopping: everything is stored first, and whoever can't wait is told what was not. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { assertHolds, Drive } from "../support/drive.ts";
+import { assertHolds, configText, Drive, PROGRAM } from "../support/drive.ts";
 import { runPython } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
 import { testInBothBuckets, testInDirectory, testInS3 } from "../support/test_buckets.ts";
@@ -35,11 +35,11 @@ except nbd.Error:
 
 testInBothBuckets({
   // Less than a segment, which would be stored at once.
-  "SIGTERM and SIGINT store what no client had flushed, and say how much that is": async (
+  "SIGTERM, SIGINT and SIGHUP store what no client had flushed, and say how much that is": async (
     bucket,
   ) => {
     await using scratch = await Scratch.make();
-    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
       const image = await scratch.random("image", 5);
       await using drive = await Drive.start({ bucket, size: "5M", server: NEVER });
       await runPython(WRITE_UNFLUSHED, [drive.uri, image]);
@@ -69,6 +69,17 @@ testInBothBuckets({
 });
 
 testInDirectory({
+  "under nohup it outlives its terminal": async (bucket) => {
+    await using scratch = await Scratch.make();
+    const file = await scratch.write("config.ini", configText({ bucket, size: "1M" }));
+    await using drive = await Drive.spawn("nohup", [PROGRAM, "-c", file], scratch.path);
+    drive.signal("SIGHUP");
+    const image = await scratch.random("image", 1);
+    await runPython(WRITE_UNFLUSHED, [drive.uri, image]);
+    assert(!drive.stderr.includes("stopp"), drive.stderr);
+    await drive.stopClean();
+  },
+
   "how much is not stored is said at once, also while a client waits for its flush": async (
     bucket,
   ) => {
