@@ -3,7 +3,7 @@
  * client, which writes, trims, zeroes, reads and flushes.
  */
 import { FencedError, TimeoutError, UsageError } from "../../src/errors.ts";
-import { MAP_PAGE_STRIPES } from "../../src/limits.ts";
+import { BLOCK_BYTES, MAP_PAGE_STRIPES } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import type { Place } from "../../src/volume/block_device.ts";
 import type { Host } from "../../src/volume/lease.ts";
@@ -59,6 +59,8 @@ export interface World {
   readonly seed: Seed;
   readonly options: VolumeOptions;
   readonly disk: SimulatedDisk;
+  /** Many processes one soon after the other, few of them killed: what they store and delete is under way for long. */
+  readonly isCrowded: boolean;
   trace(what: string): void;
 }
 
@@ -83,6 +85,8 @@ export class Life {
   readonly #arriving: { place: Place; change: Change }[] = [];
 
   readonly #seed: Seed;
+  /** Where the client mostly is, if the disk is crowded: from here to the end of the piece. */
+  readonly #home: number;
 
   constructor(
     readonly number: number,
@@ -90,6 +94,7 @@ export class Life {
     private readonly world: World,
   ) {
     this.#seed = world.seed;
+    this.#home = this.#seed.below(world.disk.bytes / BLOCK_BYTES) * BLOCK_BYTES;
   }
 
   trace(what: string): void {
@@ -318,10 +323,13 @@ export class Life {
 
   #range(): [offset: number, length: number] {
     const unit = this.#seed.chance(0.7) ? 4096 : 1;
-    const units = this.world.disk.bytes / unit;
+    const { disk, isCrowded } = this.world;
+    const isNear = isCrowded && this.#seed.chance(0.9);
+    const begin = isNear ? this.#home : 0;
+    const units = (isNear ? disk.inOnePiece(begin, disk.bytes - begin) : disk.bytes) / unit;
     const offset = this.#seed.below(units);
     const longest = this.#seed.chance(0.1) ? units : Math.max(1, Math.ceil(units / 10));
     const length = 1 + this.#seed.below(Math.min(longest, units - offset));
-    return [offset * unit, length * unit];
+    return [begin + offset * unit, length * unit];
   }
 }
