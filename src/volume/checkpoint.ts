@@ -15,10 +15,11 @@
  * What another writer may have stored or may delete is told from the keys. Checkpoints have the seqs of their writer,
  * which are its own from its claim to the next one (recovery.ts): no two writers store the same key, and none
  * deletes a pack of a later one. A pack that its newest checkpoint names it has never asked to be deleted, but may
- * when it has stored two more; a writer that was taken over may yet do that. So the first checkpoint of its successor
- * stores every page anew (`StripeMap.changeAll`), unless all writers since the one of the checkpoint that was found
- * have released the volume (lease.ts): they began nothing after that, and no request of theirs
- * that is still under way deletes what is named.
+ * when it has stored two more; a writer that was taken over may yet do that. One that had opened the volume before a
+ * checkpoint of its predecessor's arrived does not know the packs of that, and deletes them behind its own first one. So
+ * the first checkpoint of a successor stores every page anew (`StripeMap.changeAll`), unless all writers since the one
+ * of the checkpoint that was found have released the volume (lease.ts): they began nothing after that, and no request of
+ * theirs that is still under way deletes what is named.
  *
  * What the objects hold is described in checkpoint_format.ts.
  */

@@ -65,6 +65,24 @@ const BUGS: Bug[] = [
     to: "",
   },
   {
+    what: "what arrives in a place needs no room",
+    file: "write.ts",
+    from: "if (spares.length - spares.filter(isDirty).length > roomStripes) return false;",
+    to: "",
+  },
+  {
+    what: "a place that is used up can still be given back",
+    file: "write.ts",
+    from: "if (isUsedUp) return;",
+    to: "",
+  },
+  {
+    what: "changes that belong together are sealed as they are made",
+    file: "volume.ts",
+    from: "this.#contents.sealsLater = true;",
+    to: "",
+  },
+  {
     what: "what is sealed takes no room",
     file: "contents.ts",
     from: "dirtySlots.size - sealedStripes",
@@ -93,6 +111,12 @@ const BUGS: Bug[] = [
     file: "fetch.ts",
     from: "if (this.#numberOf(fetch, records, block) === number) sourceOf",
     to: "sourceOf",
+  },
+  {
+    what: "a read that shares a fetch does not look what has come",
+    file: "read.ts",
+    from: "if (!this.#copyOut(...part)) missing.push(part);",
+    to: "if (!this.#copyOut(...part) && isFirst) missing.push(part);",
   },
   {
     what: "a trim leaves what is in the cache",
@@ -173,6 +197,12 @@ const BUGS: Bug[] = [
     file: "recovery.ts",
     from: "if (checkpoint && checkpoint.epoch < releasedSince) log.map.changeAll();",
     to: "",
+  },
+  {
+    what: "a lease that was not released counts for one that was",
+    file: "lease.ts",
+    from: "return { ...told, state };",
+    to: "return { ...told, state, releasedSince };",
   },
   {
     what: "segments are deleted while a little of them is live",

@@ -1,11 +1,12 @@
 /**
  * One process that has the volume open, from its start to its clean stop, its death or its fencing; and its
- * client, which writes, trims, zeroes, reads and flushes.
+ * client, which writes, trims, zeroes, reads and flushes. Some make a few changes first that belong together, as if
+ * they had found them in a journal.
  */
 import { FencedError, TimeoutError, UsageError } from "../../src/errors.ts";
-import { MAP_PAGE_STRIPES } from "../../src/limits.ts";
+import { BLOCK_BYTES, DIRTY_SHARE, MAP_PAGE_STRIPES } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
-import type { Place } from "../../src/volume/block_device.ts";
+import type { Done, Place } from "../../src/volume/block_device.ts";
 import type { Host } from "../../src/volume/lease.ts";
 import { Volume } from "../../src/volume/volume.ts";
 import type { VolumeOptions } from "../../src/volume/volume_options.ts";
@@ -59,6 +60,8 @@ export interface World {
   readonly seed: Seed;
   readonly options: VolumeOptions;
   readonly disk: SimulatedDisk;
+  /** Many processes one soon after the other, few of them killed: what they store and delete is under way for long. */
+  readonly isCrowded: boolean;
   trace(what: string): void;
 }
 
@@ -83,6 +86,10 @@ export class Life {
   readonly #arriving: { place: Place; change: Change }[] = [];
 
   readonly #seed: Seed;
+  /** Where the client mostly is, if the disk is crowded: from here to the end of the piece. */
+  readonly #home: number;
+  /** Whether it has changes to make before any other, or is at it. */
+  #journal: "found" | "being replayed" | null;
 
   constructor(
     readonly number: number,
@@ -90,6 +97,8 @@ export class Life {
     private readonly world: World,
   ) {
     this.#seed = world.seed;
+    this.#home = this.#seed.below(world.disk.bytes / BLOCK_BYTES) * BLOCK_BYTES;
+    this.#journal = this.#seed.chance(0.2) ? "found" : null;
   }
 
   trace(what: string): void {
@@ -105,6 +114,7 @@ export class Life {
         chance: this.#seed,
         logger: silentLogger,
         host,
+        survivedSince: (_, epoch) => this.#journal ? epoch : undefined,
         onFailure: (error) => this.#failed(error),
       });
       this.volume.checkInvariants();
@@ -176,7 +186,8 @@ export class Life {
 
   act(): void {
     const { volume, model } = this;
-    if (!volume || !model || this.isOver) return;
+    if (!volume || !model || this.isOver || this.#journal === "being replayed") return;
+    if (this.#journal) return this.#replay(volume, model);
     if (this.#arriving.length > 0 && this.#seed.chance(0.3)) return this.#endArriving();
     const [offset, longest] = this.#range();
     const { disk } = this.world;
@@ -195,6 +206,45 @@ export class Life {
       this.#change("trim", { offset: from, data }, volume.trim(...disk.range(offset, longest)));
     } else if (action < 0.85) this.#read(volume, model, offset, length);
     else this.#flush(volume, model);
+  }
+
+  /** Makes changes that have room in memory: a crash leaves all of them or none. */
+  #replay(volume: Volume, model: Model): void {
+    const { disk, options: { cacheStripes } } = this.world;
+    const changes: Change[] = [];
+    for (let room = Math.floor(cacheStripes * DIRTY_SHARE);;) {
+      const [offset, longest] = this.#range();
+      const length = disk.inOnePiece(offset, longest);
+      room -= Math.ceil(length / volume.preferredBytes) + 1;
+      if (room < 0) break;
+      changes.push({ offset, data: this.#data(length) });
+    }
+    this.trace(`replays ${changes.map(({ offset, data }) => `${offset}+${data.length}`)}`);
+    this.#journal = "being replayed";
+    this.changes += changes.length;
+    const makeAll = async () => {
+      for (const { offset, data } of changes) {
+        for (let isMade = false; !isMade;) {
+          isMade = await this.#inTime(volume.write(disk.at(offset), data));
+        }
+      }
+    };
+    this.#follow(volume.together(makeAll), () => {
+      this.trace("has replayed");
+      this.#journal = null;
+      model.make(...changes);
+    });
+  }
+
+  /** False if it came too late. */
+  async #inTime(done: Done): Promise<boolean> {
+    try {
+      await done;
+      return true;
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+      return false;
+    }
   }
 
   /** One change for sure, and a flush. */
@@ -235,6 +285,7 @@ export class Life {
       filled += part.length;
     }
     this.#change("write in place", change, place.write());
+    place.giveUp(); // to no effect
   }
 
   #write(volume: Volume, offset: number, length: number): void {
@@ -318,10 +369,13 @@ export class Life {
 
   #range(): [offset: number, length: number] {
     const unit = this.#seed.chance(0.7) ? 4096 : 1;
-    const units = this.world.disk.bytes / unit;
+    const { disk, isCrowded } = this.world;
+    const isNear = isCrowded && this.#seed.chance(0.9);
+    const begin = isNear ? this.#home : 0;
+    const units = (isNear ? disk.inOnePiece(begin, disk.bytes - begin) : disk.bytes) / unit;
     const offset = this.#seed.below(units);
     const longest = this.#seed.chance(0.1) ? units : Math.max(1, Math.ceil(units / 10));
     const length = 1 + this.#seed.below(Math.min(longest, units - offset));
-    return [offset * unit, length * unit];
+    return [begin + offset * unit, length * unit];
   }
 }

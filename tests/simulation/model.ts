@@ -51,11 +51,11 @@ export class Model {
     this.#states.push({ disk: this.newest, waiting: [...this.#waiting] });
   }
 
-  /** A change is acknowledged. */
-  make(change: Change): void {
-    this.#waiting = this.#waiting.filter((other) => other !== change);
+  /** A change is acknowledged, or several that belong together. */
+  make(...changes: Change[]): void {
+    this.#waiting = this.#waiting.filter((other) => !changes.includes(other));
     const disk = this.newest.slice();
-    disk.set(change.data, change.offset);
+    for (const { offset, data } of changes) disk.set(data, offset);
     this.#states.push({ disk, waiting: [...this.#waiting] });
   }
 

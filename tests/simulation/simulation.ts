@@ -56,6 +56,7 @@ class Simulation implements World {
   readonly seed: Seed;
   readonly options: VolumeOptions;
   readonly disk: SimulatedDisk;
+  readonly isCrowded: boolean;
   readonly lines: string[] = [];
   readonly #bucket = new MemoryBucket();
   readonly #events: Event[] = [];
@@ -80,7 +81,9 @@ class Simulation implements World {
     // the last stripe may be a part of one
     const lacking = seed.pick([0, seed.below(stripeBytes / BLOCK_BYTES)]) * BLOCK_BYTES;
     const bytes = stripes * stripeBytes - lacking;
-    this.disk = new SimulatedDisk(bytes, stripeBytes, seed.pick([1, 2, 4]));
+    this.isCrowded = seed.chance(0.25);
+    const pieces = this.isCrowded ? 4 : seed.pick([1, 2, 4]);
+    this.disk = new SimulatedDisk(bytes, stripeBytes, pieces);
     this.options = {
       stripeBytes,
       partBytes: seed.pick([stripeBytes, 4096, 8192]),
@@ -97,7 +100,7 @@ class Simulation implements World {
       takeover: false,
     };
     this.#faults = seed.pick([0, 0.02, 0.2]);
-    this.#longShare = seed.pick([0.03, 0.3]);
+    this.#longShare = this.isCrowded ? 0.3 : seed.pick([0.03, 0.3]);
     this.#pace = seed.pick([0.3, 0.5, 0.5, 0.8]);
     this.#before = new Model(new Uint8Array(this.disk.bytes));
   }
@@ -107,10 +110,10 @@ class Simulation implements World {
   }
 
   async run(): Promise<SimulationResult> {
-    const openings = 1 + this.seed.below(4);
+    const openings = this.isCrowded ? 4 + this.seed.below(4) : 1 + this.seed.below(4);
     for (let opening = 0; opening < openings; opening++) {
       await this.#openAnother();
-      const steps = this.seed.below(120);
+      const steps = this.seed.below(this.isCrowded ? 60 : 120);
       for (let step = 0; step < steps; step++) await this.#step();
       await this.#endSome();
     }
@@ -179,7 +182,7 @@ class Simulation implements World {
         seed,
         this.#faults,
         `${number}`,
-        seed.chance(0.2),
+        seed.chance(this.isCrowded ? 0.8 : 0.2),
       );
       const life = new Life(number, bucket, this);
       this.#lives.push(life);
@@ -219,7 +222,7 @@ class Simulation implements World {
   async #endSome(): Promise<void> {
     for (const life of this.#living()) {
       const what = this.seed.random();
-      if (what < 0.4) this.#kill(life);
+      if (what < (this.isCrowded ? 0.1 : 0.4)) this.#kill(life);
       else if (what < 0.55 && !life.bucket.isPaused) await this.#untilDone(life.close());
       else if (what < 0.8) life.bucket.isPaused = !life.bucket.isPaused;
     }
@@ -269,7 +272,7 @@ class Simulation implements World {
     this.#events.splice(this.#events.indexOf(event), 1);
     this.trace(event.what);
     await event.happen();
-    if (event.what.includes("delete map/")) await this.#readNewestCheckpoint();
+    if (/delete map|put checkpoint/.test(event.what)) await this.#readNewestCheckpoint();
   }
 
   /** For one that has been fenced, too: what it was at has to end. */

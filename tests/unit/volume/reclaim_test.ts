@@ -308,6 +308,25 @@ Deno.test("objects of the log that no table knows are swept away at an opening's
   assert(!opened.bucket.objects.has(gone), `${gone} is still there`);
 });
 
+Deno.test("reclaim, which flushes, begins behind the changes of a journal that survived, not among them", async () => {
+  const before = await openVolume();
+  for (const value of [1, 2]) await put(before, 0, 4, value);
+  await put(before, 4, 8, 3);
+  await put(before, 4, 4, 4);
+  before.volume.abandon();
+  const { bucket } = before;
+  const opened = await openVolume(EAGER, { bucket, survivedSince: () => 1 });
+  const keys = logKeys(bucket);
+  await opened.volume.together(async () => {
+    await opened.volume.write(0, blocks(4, 5));
+    await untilQuiet(opened);
+    assertEquals(logKeys(bucket), keys);
+  });
+  await untilQuiet(opened);
+  assertEquals(logKeys(bucket).includes(segmentKey(2)), false);
+  opened.volume.abandon();
+});
+
 Deno.test("while clients are active, reclaim rests nine times as long as it worked", async () => {
   const { clock, bucket, volume } = await openVolume(EAGER);
   bucket.hold("put");
