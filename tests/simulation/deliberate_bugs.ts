@@ -77,9 +77,9 @@ const BUGS: Bug[] = [
     to: "",
   },
   {
-    what: "changes that belong together are sealed as they are made",
-    file: "volume.ts",
-    from: "this.#contents.sealsLater = true;",
+    what: "what is sealed of changes that belong together is whole by itself",
+    file: "flush.ts",
+    from: "    this.#isTogether = true;\n",
     to: "",
   },
   {

@@ -4,7 +4,7 @@
  * they had found them in a journal.
  */
 import { FencedError, TimeoutError, UsageError } from "../../src/errors.ts";
-import { BLOCK_BYTES, DIRTY_SHARE, MAP_PAGE_STRIPES } from "../../src/limits.ts";
+import { BLOCK_BYTES, MAP_PAGE_STRIPES } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import type { Done, Place } from "../../src/volume/block_device.ts";
 import type { Host } from "../../src/volume/lease.ts";
@@ -208,15 +208,14 @@ export class Life {
     else this.#flush(volume, model);
   }
 
-  /** Makes changes that have room in memory: a crash leaves all of them or none. */
+  /** Makes changes that may have room in memory or not: a crash leaves all of them or none. */
   #replay(volume: Volume, model: Model): void {
     const { disk, options: { cacheStripes } } = this.world;
     const changes: Change[] = [];
-    for (let room = Math.floor(cacheStripes * DIRTY_SHARE);;) {
+    for (let stripes = 1 + this.#seed.below(3 * cacheStripes); stripes > 0;) {
       const [offset, longest] = this.#range();
       const length = disk.inOnePiece(offset, longest);
-      room -= Math.ceil(length / volume.preferredBytes) + 1;
-      if (room < 0) break;
+      stripes -= Math.ceil(length / volume.preferredBytes);
       changes.push({ offset, data: this.#data(length) });
     }
     this.trace(`replays ${changes.map(({ offset, data }) => `${offset}+${data.length}`)}`);
