@@ -153,7 +153,7 @@ class SystemCalls {
 
   /** 64 bits, little-endian as the machines are that Deno runs on. */
   #set(at: number, value: number): void {
-    this.#words[at] = value % 0x1_0000_0000;
+    this.#words[at] = value; // its lower half
     this.#words[at + 1] = value / 0x1_0000_0000;
   }
 }

@@ -164,9 +164,11 @@ export class RequestReader {
 
   /** Where the next bytes go that have no place. */
   #space(): Uint8Array {
-    const space = this.#received.space(this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES);
     const isLarge = this.#arriving !== undefined || (this.#hadPlace && !this.#hasHeader);
-    return isLarge && this.#isDirect ? space.subarray(0, PLACED_TAIL_BYTES) : space;
+    return this.#received.space(
+      this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES,
+      isLarge && this.#isDirect ? PLACED_TAIL_BYTES : Infinity,
+    );
   }
 
   #took(count: number, spaces: Uint8Array[], arriving: ArrivingPayload | undefined): void {

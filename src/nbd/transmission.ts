@@ -223,23 +223,25 @@ export class Transmission implements Predecessor, Polled {
    */
   #serveTurn(): Progress {
     const bytesMax = this.#reader.bytes + RECEIVE_BUFFER_BYTES;
-    const untilMs = this.#clock.monotonic() + BUSY_MS_MAX;
+    let nowMs = this.#clock.monotonic();
+    const untilMs = nowMs + BUSY_MS_MAX;
     this.#replies.turnBegins();
     for (;;) {
-      const progress = this.#serveReceived();
+      const progress = this.#serveReceived(nowMs);
       this.#replies.send();
       this.#counts.turnEnds();
       if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
-      if (this.#reader.bytes >= bytesMax || this.#clock.monotonic() >= untilMs) return progress;
+      nowMs = this.#clock.monotonic();
+      if (this.#reader.bytes >= bytesMax || nowMs >= untilMs) return progress;
       if (!this.#reader.readNow()) return progress;
       this.#counts.arrivedMeanwhile();
     }
   }
 
-  /** Serves all that has arrived whole, unless that takes too long. */
-  #serveReceived(): Progress {
+  /** Serves all that has arrived whole, unless that takes too long, from `nowMs` on. */
+  #serveReceived(nowMs: number): Progress {
     // not the turn's: who sends all the time would be kept waiting for a timer, which takes 2 ms, with requests that are here
-    const untilMs = this.#clock.monotonic() + TURN_MS_MAX;
+    const untilMs = nowMs + TURN_MS_MAX;
     for (let served = 1;; served++) {
       const progress = this.#serveRequest();
       if (progress !== Progress.Served) return progress;

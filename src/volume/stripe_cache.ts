@@ -55,7 +55,8 @@ export class StripeCache {
   readonly #pinned = new Map<number, number>();
   readonly #clean: LRUCache<number, number>;
   readonly #free: number[] = [];
-  readonly #spares = new Set<number>();
+  /** How many slots are spare. */
+  #spares = 0;
   readonly #sparesMax: number;
   readonly #fetching = new Set<number>();
   #waiters: (() => void)[] = [];
@@ -164,15 +165,16 @@ export class StripeCache {
 
   /** So many spare slots, for what `takeOver` is to make stripes; undefined if there are not, or would be too many. */
   takeSpares(count: number): number[] | undefined {
-    if (this.#spares.size + count > this.#sparesMax || this.available < count) return undefined;
-    const slots = Array.from({ length: count }, () => this.#takeFree());
-    for (const slot of slots) this.#spares.add(slot);
+    if (this.#spares + count > this.#sparesMax || this.available < count) return undefined;
+    this.#spares += count;
+    const slots: number[] = [];
+    while (slots.length < count) slots.push(this.#takeFree());
     return slots;
   }
 
   /** Gives a spare slot back that no stripe is to have. */
   freeSpare(slot: number): void {
-    this.#spares.delete(slot);
+    this.#spares--;
     this.#free.push(slot);
     this.wake();
   }
@@ -188,7 +190,7 @@ export class StripeCache {
       if (this.#pins[slot] > ownPins) return false;
       this.invalidate(slot, 0, this.blocksPerStripe);
     }
-    this.#spares.delete(spare);
+    this.#spares--;
     this.#give(spare, stripe);
     this.setDirty(spare, 0, this.blocksPerStripe);
     this.unpin(spare);
@@ -363,8 +365,8 @@ export class StripeCache {
     };
     this.#clean.purgeStale();
     let dirtyBlocks = 0;
-    const seen = new Set<number>([...this.#free, ...this.#spares]);
-    if (seen.size !== this.#free.length + this.#spares.size) fail("a slot is free twice");
+    const seen = new Set<number>(this.#free);
+    if (seen.size !== this.#free.length) fail("a slot is free twice");
     for (const [stripe, slot] of [...this.#pinned, ...this.#clean.entries()]) {
       if (seen.has(slot)) fail(`slot ${slot} has two places`);
       seen.add(slot);
@@ -378,7 +380,8 @@ export class StripeCache {
         if (isDirty && !this.isValid(slot, block)) fail(`slot ${slot}: dirty and not valid`);
       }
     }
-    if (seen.size !== this.slotCount) fail(`${this.slotCount - seen.size} slots are lost`);
+    const lost = this.slotCount - seen.size - this.#spares;
+    if (lost !== 0) fail(`${lost} slots are lost`);
     if (dirtyBlocks !== this.dirtyBlocks) {
       fail(`${this.dirtyBlocks} dirty blocks counted, ${dirtyBlocks} found`);
     }

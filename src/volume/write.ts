@@ -62,7 +62,7 @@ export class WritePath {
     };
     const write = () => {
       this.#contents.assertAlive();
-      isUsedUp = this.#trySpares(offset / stripeBytes, spares);
+      isUsedUp = this.#trySpares(offset / stripeBytes, spares, parts);
       if (isUsedUp) return undefined;
       const data = new Uint8Array(length);
       parts.forEach((part, index) => data.set(part, index * stripeBytes));
@@ -74,22 +74,23 @@ export class WritePath {
   }
 
   /** Writes what lies in spare slots to the stripes from `first` on, in this turn, or touches nothing if it has to wait. */
-  #trySpares(first: number, spares: readonly number[]): boolean {
+  #trySpares(first: number, spares: readonly number[], parts: readonly Uint8Array[]): boolean {
     const { cache, roomStripes } = this.#contents;
     if (!this.#order.isIdle) return false;
-    const isDirty = (_: number, index: number) => {
-      const slot = cache.find(first + index);
-      return slot >= 0 && cache.hasDirty(slot);
-    };
-    if (spares.length - spares.filter(isDirty).length > roomStripes) return false;
-    spares.forEach((spare, index) => this.#moveIn(first + index, spare));
+    let newlyDirty = 0;
+    for (let stripe = first; stripe < first + spares.length; stripe++) {
+      const slot = cache.find(stripe);
+      if (slot < 0 || !cache.hasDirty(slot)) newlyDirty++;
+    }
+    if (newlyDirty > roomStripes) return false;
+    spares.forEach((spare, index) => this.#moveIn(first + index, spare, parts[index]));
     this.#onChanged();
     return true;
   }
 
-  #moveIn(stripe: number, spare: number): void {
-    const { cache, blocksPerStripe, stripeBytes } = this.#contents;
-    const data = cache.bytes(spare, 0, stripeBytes);
+  /** @param data what lies in the spare slot */
+  #moveIn(stripe: number, spare: number, data: Uint8Array): void {
+    const { cache, blocksPerStripe } = this.#contents;
     const slot = cache.find(stripe);
     if (!this.#tryZeroes(stripe, slot, 0, data)) {
       if (cache.takeOver(stripe, spare)) return this.#notZero(stripe, 0, blocksPerStripe);
