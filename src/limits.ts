@@ -209,8 +209,10 @@ export const CHECKPOINT_MS = 15 * 60_000;
 export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
 export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
-/** What a checkpoint does in one turn, some 2 ms: stripes encoded (eight pages), or looks at a page or a segment. */
-export const CHECKPOINT_TURN_STEPS = 8 * MAP_PAGE_STRIPES;
+/** What a checkpoint does in one turn, some 2 ms: looks at a page or a segment. */
+export const CHECKPOINT_TURN_LOOKS = 4096;
+/** Encoding a page takes as long as so many looks. */
+export const CHECKPOINT_PAGE_LOOKS = CHECKPOINT_TURN_LOOKS / 8;
 /**
  * Pages of which the live bytes are settled in one turn: a millisecond if neighbours are in one segment, ten if each
  * stripe is in another of two million.

@@ -26,10 +26,10 @@
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError } from "../errors.ts";
 import {
+  CHECKPOINT_PAGE_LOOKS,
   CHECKPOINT_PART_BYTES_MAX,
-  CHECKPOINT_TURN_STEPS,
+  CHECKPOINT_TURN_LOOKS,
   DOWNLOADS_MAX,
-  MAP_PAGE_STRIPES,
 } from "../limits.ts";
 import {
   CHECKPOINT_PREFIX,
@@ -226,8 +226,8 @@ export class Checkpointer {
         end += length;
       }
       if (page) this.#map.stored(page);
-      inTurn += page ? MAP_PAGE_STRIPES : 1;
-      if (inTurn >= CHECKPOINT_TURN_STEPS) {
+      inTurn += page ? CHECKPOINT_PAGE_LOOKS : 1;
+      if (inTurn >= CHECKPOINT_TURN_LOOKS) {
         inTurn = 0;
         await this.#pause();
       }
@@ -240,7 +240,7 @@ export class Checkpointer {
     let inTurn = 0;
     for (const item of items) {
       act(item);
-      if (++inTurn % CHECKPOINT_TURN_STEPS === 0) await this.#pause();
+      if (++inTurn % CHECKPOINT_TURN_LOOKS === 0) await this.#pause();
     }
   }
 

@@ -23,7 +23,7 @@
  */
 import { crc32 } from "node:zlib";
 import { DamageError } from "../errors.ts";
-import { CHECKPOINT_TURN_STEPS, MAP_PAGE_STRIPES, MIB } from "../limits.ts";
+import { CHECKPOINT_TURN_LOOKS, MAP_PAGE_STRIPES, MIB } from "../limits.ts";
 import { MapPage, type PageContents, type Patch } from "./map_page.ts";
 import { checkCrc, getUint64, setUint64, viewOf } from "./segment.ts";
 import type { SegmentTable } from "./segment_table.ts";
@@ -186,7 +186,7 @@ export async function encodeRoot(
     view.setUint32(at + 16, offset, true);
     view.setUint32(at + 20, length, true);
     at += ROOT_PAGE_BYTES;
-    if (++pages % CHECKPOINT_TURN_STEPS === 0) await pause();
+    if (++pages % CHECKPOINT_TURN_LOOKS === 0) await pause();
   }
   const dead: number[] = [];
   let rows = 0;
@@ -200,7 +200,7 @@ export async function encodeRoot(
       if (liveBytes === 0) dead.push(seqs[row]);
     }
     rows += seqs.length;
-    if (rows % CHECKPOINT_TURN_STEPS === 0) await pause();
+    if (rows % CHECKPOINT_TURN_LOOKS === 0) await pause();
   }
   for (const seq of claims) {
     setUint64(view, at, seq); // and no bytes at all

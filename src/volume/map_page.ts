@@ -42,29 +42,39 @@ export interface PageContents {
   patches: ReadonlyMap<number, Patch[]>;
 }
 
+const NO_PATCHES: ReadonlyMap<number, Patch[]> = new Map();
+
+/** As few objects as can be: of a large volume there are 65,536 pages, and the garbage collector looks at each. */
 export class MapPage {
-  readonly words = new Uint32Array(MAP_PAGE_STRIPES * WORDS);
-  readonly #patches = new Map<number, Patch[]>();
+  readonly words: Uint32Array;
   /** How many stripes of each MAP_GROUP_STRIPES have a base or a patch. */
-  readonly mapped = new Uint8Array(MAP_PAGE_STRIPES / MAP_GROUP_STRIPES);
+  readonly mapped: Uint8Array;
+  #patches: Map<number, Patch[]> | null = null;
   /** The newest cut (`StripeMap.freeze`) of which the page has been stored. */
   storedCut = 0;
   #isFrozen = false;
   /** While frozen: what of `words` has changed since, by number of KEPT_WORDS. */
   #keptWords: Uint32Array[] | null = null;
   /** `patches` as they were frozen, once any has changed. */
-  #keptPatches: Map<number, Patch[]> | null = null;
+  #keptPatches: ReadonlyMap<number, Patch[]> | null = null;
+
+  constructor() {
+    const words = MAP_PAGE_STRIPES * WORDS;
+    const buffer = new ArrayBuffer(words * 4 + MAP_PAGE_STRIPES / MAP_GROUP_STRIPES);
+    this.words = new Uint32Array(buffer, 0, words);
+    this.mapped = new Uint8Array(buffer, words * 4);
+  }
 
   /** By stripe inside the page; oldest first, never empty. A list is replaced, and never changed. */
   get patches(): ReadonlyMap<number, Patch[]> {
-    return this.#patches;
+    return this.#patches ?? NO_PATCHES;
   }
 
   /** No patches: the stripe has none any more. */
   setPatches(index: number, patches: Patch[]): void {
-    if (this.#isFrozen) this.#keptPatches ??= new Map(this.#patches);
-    if (patches.length > 0) this.#patches.set(index, patches);
-    else this.#patches.delete(index);
+    if (this.#isFrozen) this.#keptPatches ??= this.#patches ? new Map(this.#patches) : NO_PATCHES;
+    if (patches.length > 0) (this.#patches ??= new Map()).set(index, patches);
+    else this.#patches?.delete(index);
   }
 
   base(index: number): Place | null {
@@ -117,7 +127,7 @@ export class MapPage {
 
   /** Words and patches as they were when the page was frozen; valid until the next call for any page, within this turn. */
   frozen(): PageContents {
-    const patches = this.#keptPatches ?? this.#patches;
+    const patches = this.#keptPatches ?? this.patches;
     if (this.#keptWords === null) return { words: this.words, patches };
     FROZEN_WORDS.set(this.words);
     this.#keptWords.forEach((part, number) => FROZEN_WORDS.set(part, number * KEPT_WORDS));

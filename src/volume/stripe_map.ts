@@ -286,15 +286,20 @@ export class StripeMap {
   #addPatch(page: MapPage, index: number, patch: Patch): void {
     this.#account(page, index, -1);
     const older = page.patches.get(index) ?? [];
-    page.setPatches(index, [...older, patch]);
+    // lists that have grown element by element would take 150 bytes more, each
+    page.setPatches(index, older.length === 0 ? [patch] : [...older, patch]);
+    if (older.length > 0) this.#dropCovered(page, index);
+    this.patchCount += page.patches.get(index)!.length - older.length;
+    this.#account(page, index, 1);
+  }
+
+  #dropCovered(page: MapPage, index: number): void {
     const kept: Patch[] = [];
     for (const { visible, patch: each } of this.#layers(page, index)) {
       if (each && visible > 0) kept.unshift(each);
       else if (!each && visible === 0) page.setBase(index, null);
     }
-    page.setPatches(index, kept);
-    this.patchCount += kept.length - older.length;
-    this.#account(page, index, 1);
+    page.setPatches(index, kept.slice());
   }
 
   /** What a stripe is read from, newest first, and how many blocks of each; the base last. */

@@ -113,8 +113,10 @@ export function zeroBlocks(contents: Contents, first: number, end: number): void
     const from = Math.max(first, begin);
     const to = Math.min(end, begin + blocksPerStripe);
     const whole = to - from === blocksPerStripe;
-    const isFull = map.isFull(cache.stripeOf(slot)) && cache.allValid(slot, 0, blocksPerStripe);
-    if ((cache.hasDirty(slot) || isFull) && !whole) {
+    // of a whole one the map is not asked: all over a large volume each look is far from the one before
+    const isStored = !whole && (cache.hasDirty(slot) ||
+      (map.isFull(cache.stripeOf(slot)) && cache.allValid(slot, 0, blocksPerStripe)));
+    if (isStored) {
       // its other blocks go into the next batch, or should: these go with them, as data
       zeroes.pending.remove(from, to);
       cache.zeroFill(slot, from - begin, to - from);

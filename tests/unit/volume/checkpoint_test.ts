@@ -1,7 +1,11 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Bucket } from "../../../src/bucket/bucket.ts";
 import { DamageError, UnavailableError } from "../../../src/errors.ts";
-import { CHECKPOINT_TURN_STEPS, MAP_PAGE_STRIPES } from "../../../src/limits.ts";
+import {
+  CHECKPOINT_PAGE_LOOKS,
+  CHECKPOINT_TURN_LOOKS,
+  MAP_PAGE_STRIPES,
+} from "../../../src/limits.ts";
 import { Checkpointer, listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
 import { checkpointKey } from "../../../src/volume/checkpoint_format.ts";
 import { MapPage } from "../../../src/volume/map_page.ts";
@@ -118,7 +122,7 @@ Deno.test("a checkpoint of many objects holds the map of one moment, first to la
 Deno.test("a checkpoint of many pages pauses again and again, and holds the map of its own moment all the same", async () => {
   const bucket = new MemoryBucket();
   const map = new StripeMap(BLOCKS);
-  const pages = 5 * CHECKPOINT_TURN_STEPS / MAP_PAGE_STRIPES;
+  const pages = 5 * CHECKPOINT_TURN_LOOKS / CHECKPOINT_PAGE_LOOKS;
   const everywhere = Array.from({ length: pages }, (_, page) => page * MAP_PAGE_STRIPES);
   map.apply(1, 1e8, everywhere.map((stripe) => data(stripe)));
   map.apply(2, 1e8, everywhere.map((stripe) => data(stripe, 1, 2)));
@@ -155,7 +159,7 @@ Deno.test("a checkpoint of many pages pauses again and again, and holds the map 
 Deno.test("no turn of a checkpoint looks at all pages, stored, changed or gone", async () => {
   const bucket = new MemoryBucket();
   const map = new StripeMap(BLOCKS);
-  const pages = CHECKPOINT_TURN_STEPS + 5;
+  const pages = CHECKPOINT_TURN_LOOKS + 5;
   map.segments.add(1, 1e9, pages * (4 * 4096 + 16));
   const page = new MapPage(); // one for all: many would take gigabytes
   page.setBase(7, { seq: 1, offset: 100, storedBytes: 4 * 4096 });
@@ -170,7 +174,7 @@ Deno.test("no turn of a checkpoint looks at all pages, stored, changed or gone",
     await checkpointer.store(seq);
     return pauses;
   };
-  const encoding = Math.floor(pages * MAP_PAGE_STRIPES / CHECKPOINT_TURN_STEPS);
+  const encoding = Math.floor(pages * CHECKPOINT_PAGE_LOOKS / CHECKPOINT_TURN_LOOKS);
   const [encodingRoot, listingPacks, findingPoor] = [1, 1, 2];
   assertEquals(await pausesOf(2), encoding + encodingRoot + listingPacks);
   assertEquals(await pausesOf(3), findingPoor + encodingRoot + listingPacks);

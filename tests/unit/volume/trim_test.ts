@@ -1,6 +1,12 @@
 import { assert, assertEquals } from "@std/assert";
 import { BLOCK_BYTES, GIB, TIB } from "../../../src/limits.ts";
+import { Contents } from "../../../src/volume/contents.ts";
 import { parseSegmentHead, RECORD_ZEROES } from "../../../src/volume/segment.ts";
+import { StripeCache } from "../../../src/volume/stripe_cache.ts";
+import { StripeMap } from "../../../src/volume/stripe_map.ts";
+import { zeroBlocks } from "../../../src/volume/trim.ts";
+import { Zeroes } from "../../../src/volume/zeroes.ts";
+import { ManualClock } from "../../support/manual_clock.ts";
 import {
   blocks,
   firstBytes,
@@ -98,6 +104,22 @@ Deno.test("a trim of a whole disk of a tebibyte takes one PUT of one record", as
   ]);
   assertEquals(await firstBytes(volume, 700 * GIB / BLOCK_BYTES, 2), [0, 0]);
   volume.abandon();
+});
+
+Deno.test("a trim asks the map of no stripe in the cache that it covers all of", () => {
+  const clock = new ManualClock();
+  const cache = new StripeCache(16, STRIPE_BYTES, 0, clock);
+  const map = new StripeMap(4);
+  const asked: number[] = [];
+  map.isFull = (stripe) => asked.push(stripe) < 0;
+  for (let stripe = 0; stripe < 16; stripe++) {
+    const slot = cache.take(stripe);
+    cache.setValid(slot, 0, 4);
+    cache.unpin(slot);
+  }
+  zeroBlocks(new Contents(cache, new Zeroes(), map, clock), 4 * 3 + 2, 4 * 12 + 1);
+  assertEquals(asked, [3, 12], "those at its ends, some blocks of which stay");
+  for (let stripe = 4; stripe < 12; stripe++) assertEquals(cache.find(stripe), -1);
 });
 
 Deno.test("zeroes that are written take no room in the cache and no bytes in the bucket", async () => {
