@@ -37,7 +37,7 @@ const BUGS: Bug[] = [
   {
     what: "the oldest patch of a stripe is forgotten",
     file: "stripe_map.ts",
-    from: "page.setPatches(index, kept);",
+    from: "page.setPatches(index, kept.slice());",
     to: "page.setPatches(index, kept.slice(-2));",
   },
   {
@@ -67,7 +67,7 @@ const BUGS: Bug[] = [
   {
     what: "what arrives in a place needs no room",
     file: "write.ts",
-    from: "if (spares.length - spares.filter(isDirty).length > roomStripes) return false;",
+    from: "if (newlyDirty > roomStripes) return false;",
     to: "",
   },
   {
