@@ -7,7 +7,7 @@
  * configuration or start-up refused, 3 fenced by another writer, 4 stopped with data not stored.
  */
 import { dirname, join } from "node:path";
-import type { Bucket } from "./src/bucket/bucket.ts";
+import type { Access, Bucket } from "./src/bucket/bucket.ts";
 import { ConditionalBucket } from "./src/bucket/conditional_bucket.ts";
 import { BucketCounts, CountingBucket } from "./src/bucket/counting_bucket.ts";
 import { DirectoryBucket } from "./src/bucket/directory_bucket.ts";
@@ -82,10 +82,10 @@ async function openBucket(
   settings: Settings,
   counts: BucketCounts,
   logger: Logger,
-  mayCreate: boolean,
+  access: Access,
 ): Promise<RetryingBucket> {
   const { bucket, prefix } = settings;
-  const around = { clock: systemClock, chance: systemChance, logger, mayCreate };
+  const around = { clock: systemClock, chance: systemChance, logger, access };
   if (bucket.kind === "directory") {
     const path = join(bucket.path, prefix);
     const open = async () =>
@@ -155,9 +155,9 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
   let isHeld = false;
   cleanUp.defer(() => isHeld || host.close());
   // a bucket that is not there is created only for a volume whose size is known
-  const mayCreate = settings.volumeBytes !== undefined;
+  const access = settings.volumeBytes !== undefined ? "create" : "write";
   const bucketCounts = new BucketCounts();
-  const bucket = await openBucket(settings, bucketCounts, logger, mayCreate);
+  const bucket = await openBucket(settings, bucketCounts, logger, access);
   cleanUp.defer(() => bucket.close());
   const ended = Promise.withResolvers<number>();
   const folder = journalFolder(settings, host);
@@ -243,7 +243,7 @@ function conditionOf(volume: Volume, bucket: RetryingBucket): Condition {
 }
 
 async function check(settings: Settings, logger: Logger): Promise<number> {
-  using place = await openPlace(settings, logger);
+  using place = await openPlace(settings, logger, "read");
   // it names objects, which may be called anything
   const printLine = (line: string) => print(oneLine(line));
   const around = { ...progressOptions(logger), ...place, print: printLine };
@@ -251,7 +251,7 @@ async function check(settings: Settings, logger: Logger): Promise<number> {
 }
 
 async function info(settings: Settings, logger: Logger, asJson: boolean): Promise<string> {
-  using place = await openPlace(settings, logger);
+  using place = await openPlace(settings, logger, "read");
   const { bucket, host } = place;
   const about = await describeVolume(bucket, host, systemClock);
   if (asJson) return infoJson(bucket.name, about);
@@ -259,7 +259,7 @@ async function info(settings: Settings, logger: Logger, asJson: boolean): Promis
 }
 
 async function reclaim(settings: Settings, logger: Logger): Promise<void> {
-  using place = await openPlace(settings, logger);
+  using place = await openPlace(settings, logger, "write");
   const { bucket, host } = place;
   const around = { ...progressOptions(logger), host, chance: systemChance, print };
   const options = volumeOptions(settings, false);
@@ -267,11 +267,11 @@ async function reclaim(settings: Settings, logger: Logger): Promise<void> {
 }
 
 /** What a command needs that works on the bucket, not through a drive. */
-async function openPlace(settings: Settings, logger: Logger) {
+async function openPlace(settings: Settings, logger: Logger, access: Access) {
   const host = new LocalHost(systemClock, logger);
   const counts = new BucketCounts();
   try {
-    const bucket = await openBucket(settings, counts, logger, false);
+    const bucket = await openBucket(settings, counts, logger, access);
     const close = () => {
       bucket.close();
       host.close();

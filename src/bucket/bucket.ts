@@ -15,6 +15,9 @@
  */
 import { UnavailableError, UsageError } from "../errors.ts";
 
+/** What a bucket is opened for: to be made if there is none, to be written to if there is one, or to be read only. */
+export type Access = "create" | "write" | "read";
+
 /** A part of an object, in bytes. */
 export interface ByteRange {
   offset: number;

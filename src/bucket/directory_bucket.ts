@@ -22,7 +22,7 @@
 import type { Chance, Clock } from "../clock.ts";
 import { messageOf, UnavailableError, UsageError } from "../errors.ts";
 import { MIB, STALE_TEMP_MS } from "../limits.ts";
-import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
+import type { Access, Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
 import { noVolumeIn } from "./bucket.ts";
 import { listDirectory } from "./directory_listing.ts";
 
@@ -31,16 +31,19 @@ const LOCK = ".lock";
 /** The volume's bytes are nobody else's to read. */
 const FILE_MODE = 0o600;
 const DIRECTORY_MODE = 0o700;
+const WRITABLE =
+  "write to, or a path where one can be made, on a local file system with hard links";
 
 export class DirectoryBucket implements Bucket {
   readonly name: string;
   readonly #path: string;
   readonly #chance: Chance;
-  readonly #lock: Deno.FsFile;
+  /** None where nothing is to be written. */
+  readonly #lock: Deno.FsFile | null;
   /** The end of the queue of this process for the lock: flock tells processes apart, this its callers. */
   #lockQueue: Promise<unknown> = Promise.resolve();
 
-  private constructor(path: string, chance: Chance, lock: Deno.FsFile) {
+  private constructor(path: string, chance: Chance, lock: Deno.FsFile | null) {
     this.name = `file:${path}`;
     this.#path = path;
     this.#chance = chance;
@@ -50,15 +53,22 @@ export class DirectoryBucket implements Bucket {
   /**
    * Opens the directory, and makes it if it isn't there (and it may). Tries all that will be needed (write, fsync,
    * link, lock), so that a directory that can't serve is refused now, with a `UsageError`.
+   *
+   * @param access "read": nothing is made or tried, so a copy on a read-only file system will do
    */
-  static async open(
-    path: string,
-    { clock, chance, mayCreate = true }: { clock: Clock; chance: Chance; mayCreate?: boolean },
-  ): Promise<DirectoryBucket> {
+  static async open(path: string, { clock, chance, access = "create" }: {
+    clock: Clock;
+    chance: Chance;
+    access?: Access;
+  }): Promise<DirectoryBucket> {
     const root = path.length > 1 ? path.replace(/\/+$/, "") : path;
     let lock: Deno.FsFile | undefined;
     try {
-      if (!mayCreate && !await isThere(root)) throw noVolumeIn(`file:${root}`);
+      if (access !== "create" && !await isThere(root)) throw noVolumeIn(`file:${root}`);
+      if (access === "read") {
+        for await (const _ of Deno.readDir(root)) break;
+        return new DirectoryBucket(root, chance, null);
+      }
       await Deno.mkdir(`${root}/${TEMP}`, { recursive: true, mode: DIRECTORY_MODE });
       await syncUpToMount(root);
       lock = await Deno.open(`${root}/${LOCK}`, {
@@ -75,10 +85,8 @@ export class DirectoryBucket implements Bucket {
       lock?.close();
       if (error instanceof UsageError) throw error;
       throw new UsageError(
-        `BUCKET=file:${path} can't be used: ${
-          reasonOf(error)
-        }; it must be a directory that this user ` +
-          `can write to, or a path where one can be made, on a local file system with hard links`,
+        `BUCKET=file:${path} can't be used: ${reasonOf(error)}; it must be a directory that this ` +
+          `user can ${access === "read" ? "read" : WRITABLE}`,
         { key: "BUCKET" },
       );
     }
@@ -156,7 +164,7 @@ export class DirectoryBucket implements Bucket {
   }
 
   close(): void {
-    this.#lock.close();
+    this.#lock?.close();
   }
 
   // ---- putting a name to a file
@@ -189,15 +197,17 @@ export class DirectoryBucket implements Bucket {
 
   /** Runs `act` alone among all processes that have this bucket open. */
   #locked<T>(act: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const lock = this.#lock;
+    if (lock === null) throw new Error(`${this.name} was opened to be read`);
     const turn = this.#lockQueue.then(async () => {
       signal?.throwIfAborted();
-      await this.#lock.lock(true);
+      await lock.lock(true);
       try {
         // The wait may have been long, and the caller gone since.
         signal?.throwIfAborted();
         return await act();
       } finally {
-        await this.#lock.unlock();
+        await lock.unlock();
       }
     });
     this.#lockQueue = turn.catch(() => {});

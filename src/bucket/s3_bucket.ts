@@ -28,7 +28,7 @@ import type { Clock } from "../clock.ts";
 import { UnavailableError, UsageError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import { KEYS_MAX } from "../limits.ts";
-import type { Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
+import type { Access, Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
 import { ConditionRefusedError, noVolumeIn } from "./bucket.ts";
 import { HttpClient } from "./http_client.ts";
 import type { HttpAnswer } from "./http_connection.ts";
@@ -84,13 +84,13 @@ export class S3Bucket implements Bucket {
    */
   static async open(
     options: S3Options,
-    deps: { clock: Clock; logger: Logger; mayCreate?: boolean },
+    deps: { clock: Clock; logger: Logger; access?: Access },
     signal?: AbortSignal,
   ): Promise<S3Bucket> {
     const bucket = new S3Bucket(options, deps);
     try {
       if (!await bucket.#isThere(signal)) {
-        if (deps.mayCreate === false) throw noVolumeIn(bucket.#place.name);
+        if ((deps.access ?? "create") !== "create") throw noVolumeIn(bucket.#place.name);
         await bucket.#create(signal);
         if (!await bucket.#isThere(signal)) {
           throw new UnavailableError(`${bucket.#place.name} was created but is not there yet`);

@@ -36,6 +36,25 @@ Deno.test("open makes the directory with its parents, and a second opening finds
   });
 });
 
+Deno.test("what is opened to be read stays as it is, as if it were on a read-only file system", async () => {
+  await inTempDir(async (path) => {
+    await Deno.mkdir(`${path}/log`);
+    await Deno.writeTextFile(`${path}/log/1`, "x");
+    const bucket = await DirectoryBucket.open(path, { ...deps, access: "read" });
+    assertEquals(await bucket.list(""), ["log/1"]);
+    assertEquals((await bucket.get("log/1"))?.bytes, bytesOf("x"));
+    await assertRejects(() => bucket.put("log/2", bytesOf("y")));
+    await assertRejects(() => bucket.delete(["log/1"]));
+    bucket.close();
+    const left = [Deno.readDirSync(path), Deno.readDirSync(`${path}/log`)].flatMap((found) =>
+      Array.from(found, ({ name }) => name)
+    );
+    assertEquals(left, ["log", "1"]);
+    const opening = DirectoryBucket.open(`${path}/log/1`, { ...deps, access: "read" });
+    await assertRejects(() => opening, UsageError, "that this user can read");
+  });
+});
+
 Deno.test("a path that can't be a bucket is refused in one line that says why", async () => {
   await inTempDir(async (path) => {
     await Deno.writeTextFile(`${path}/file`, "");
