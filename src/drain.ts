@@ -6,11 +6,17 @@ import type { NbdServer } from "./nbd/server.ts";
 import { Progress, type ProgressOptions } from "./progress.ts";
 import type { Volume } from "./volume/volume.ts";
 
-/** Resolves at the next SIGTERM, SIGINT or, the terminal being closed, SIGHUP. */
+/**
+ * Whether nohup(1) started us, by bit 0 of SigIgn (proc(5)). Looked at before anybody listens: with the first listener, of
+ * whatever signal, Deno ends the process at a SIGHUP that nobody listens for, ignored before or not.
+ */
+const ignoresHangup = /^SigIgn:.*[13579bdf]$/m.test(readSystemFile("/proc/self/status") ?? "");
+
+/** Resolves at the next SIGTERM, SIGINT or, its terminal being closed, SIGHUP. */
 export function nextSignal(): Promise<void> {
   const signals: Deno.Signal[] = ["SIGTERM", "SIGINT"];
-  // a listener would undo nohup(1)
-  if (!isHangupIgnored()) signals.push("SIGHUP");
+  if (ignoresHangup) Deno.addSignalListener("SIGHUP", ignore);
+  else signals.push("SIGHUP");
   return new Promise((resolve) => {
     const listener = () => {
       for (const signal of signals) Deno.removeSignalListener(signal, listener);
@@ -20,11 +26,7 @@ export function nextSignal(): Promise<void> {
   });
 }
 
-/** By proc(5): bit 0 of SigIgn is signal 1, SIGHUP. */
-function isHangupIgnored(): boolean {
-  const status = readSystemFile("/proc/self/status") ?? "";
-  return (parseInt(/^SigIgn:.*([0-9a-f])$/m.exec(status)?.[1] ?? "0", 16) & 1) !== 0;
-}
+function ignore(): void {}
 
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
 export async function drainOnSignal(
