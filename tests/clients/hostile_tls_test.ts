@@ -21,8 +21,13 @@ const MIB = 1 << 20;
 /** At once; with more the oldest would give way, being in the handshake. */
 const TOGETHER = 8;
 const ROUNDS = 6;
-/** What the drive may grow by, by other things that it does: a session that stays would be 50 KiB or more. */
-const GROWTH_BYTES_MAX = 24 * MIB;
+/**
+ * What the drive may grow by, by other things that it does, each time that clients go all ways; 15 MiB was seen. Sessions
+ * of OpenSSL that stay are 50 MiB, sockets that stay 190 MiB.
+ */
+const GROWTH_BYTES_MAX = 30 * MIB;
+const TIMES_MIN = 3;
+const TIMES_MAX = 5;
 
 const GO = optionBytes(NBD_OPT_GO, exportRequest(""));
 const WRITE = request({ type: NBD_CMD_WRITE, length: 4096 });
@@ -110,27 +115,35 @@ testInDirectory({
       } catch { /* it was cut off, which it was to be */ }
       conn.close();
     };
-    const allWays = async () => {
-      for (let round = 0; round < ROUNDS; round++) {
+    /** The least memory meanwhile: what waits to be collected is tens of MiB, at any one moment more or less. */
+    const allWays = async (rounds = ROUNDS) => {
+      let bytesMin = Infinity;
+      for (let round = 0; round < rounds; round++) {
         for (const way of ways) {
           const attempts = Array.from({ length: TOGETHER }, (_, n) => attempt(way, n % 2 === 0));
           await within(20, "clients that break off", Promise.all(attempts));
+          bytesMin = Math.min(bytesMin, drive.memoryBytes("VmRSS"));
         }
       }
+      return bytesMin;
     };
     const files = openFiles(drive);
-    await allWays();
-    const before = drive.memoryBytes("VmRSS");
-    await allWays();
+    await allWays(2); // then it has what it needs at work
+    const least: number[] = [];
+    let growth = 0;
+    do {
+      least.push(await allWays());
+      growth = (least.at(-1)! - least[0]) / (least.length - 1);
+    } while (least.length < TIMES_MIN || growth > GROWTH_BYTES_MAX && least.length < TIMES_MAX);
+    const mib = least.map((bytes) => Math.round(bytes / MIB));
+    assert(growth <= GROWTH_BYTES_MAX, `${mib} MiB, time after time`);
     await until(() => openFiles(drive) <= files, "the connections are gone");
-    const growth = drive.memoryBytes("VmRSS") - before;
-    assert(growth <= GROWTH_BYTES_MAX, `${growth / MIB} MiB more`);
     await steady.goesOn(60);
     await steady.endIntact();
+    await drive.stopClean();
     for (const why of [/certificate has expired/, /bad record mac|wrong version/, /without data/]) {
       assertMatch(drive.stderr, why);
     }
-    await drive.stopClean();
     assert(!/this should not happen|ERROR|Uncaught/.test(drive.stderr), drive.stderr);
   },
 
