@@ -2,7 +2,7 @@
  * What a user sees of a damaged bucket: each object of a small volume damaged in turn, under the real program. Every
  * bit and every length is the business of tests/unit/volume/damage_test.ts.
  */
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Drive, PROGRAM } from "../support/drive.ts";
 import { run, runProgram, runPython } from "../support/programs.ts";
 import { Scratch } from "../support/scratch.ts";
@@ -96,7 +96,7 @@ async function outcomeOf(
   const found: (number | string)[] = JSON.parse(await runPython(READ_BLOCKS, [running.uri]));
   const wrong = found.filter((value, block) => value !== expected[block]);
   assert(wrong.every((value) => value === "EIO"), `${key}: ${found}`);
-  if (wrong.length > 0) assertStringIncludes(running.stderr, `${key} at offset `);
+  if (wrong.length > 0) await running.says(new RegExp(`${key} at offset `));
   return wrong.length > 0 ? "EIO" : "right";
 }
 
