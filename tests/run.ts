@@ -7,9 +7,10 @@
  * resources by itself in 2.7; from 2.8 on that is off unless deno.json asks for it, which 2.7 does not
  * understand yet: whoever moves the pin adds `"test": { "sanitizeOps": true, "sanitizeResources": true }`.
  *
- * The last line is `N passed, N failed`, where steps count as tests; the exit code is 1 if anything
- * failed. Skipped tests are named, and are failures when the environment has CI: there nothing is
- * missing that a test could have to do without.
+ * At the end failed tests are named, each with what its failure begins with; the last line is
+ * `N passed, N failed`, where steps count as tests; the exit code is 1 if anything failed. Skipped tests
+ * are named, and are failures when the environment has CI: there nothing is missing that a test could have
+ * to do without.
  */
 
 import { dirname, join, relative, resolve } from "node:path";
@@ -26,6 +27,10 @@ const PACKAGES = [
 const FOLDERS = ["tests/unit", "tests"];
 /** Of one file; the longest work takes a few minutes. */
 const FILE_DEADLINE_MS = 15 * 60_000;
+
+/** So much of each failure is said again at the end. */
+const FAILURE_LINES_MAX = 10;
+const FAILURE_LINE_CHARS_MAX = 200;
 
 const ROOT = dirname(import.meta.dirname!);
 const LOCKED = ["--lock=deno.lock", "--frozen"];
@@ -92,11 +97,23 @@ function readReport(xml: string, fileName: string, tally: Tally): number {
   const cases = [...xml.matchAll(/<testcase name="([^"]*)"[^>]*>(.*?)<\/testcase>/gs)];
   for (const [, name, inside] of cases) {
     const title = `${fileName}: ${unescapeXml(name)}`;
-    if (/<(failure|error)\b/.test(inside)) tally.failed.push(title);
+    const isFailure = /<(failure|error)\b/.test(inside);
+    if (isFailure) tally.failed.push(title + beginningOf(inside, fileName));
     else if (inside.includes("<skipped/>")) tally.skipped.push(title);
     else tally.passed++;
   }
   return cases.length;
+}
+
+/** How a failure's text begins, and where in the test file it came from: a log may be kept by its tail alone. */
+function beginningOf(failure: string, fileName: string): string {
+  const [, text = ""] = />(.*)<\//s.exec(failure) ?? [];
+  const lines = unescapeXml(text).split("\n").filter((line) => line.trim() !== "");
+  const isPlace = (line: string) => /^\s+at /.test(line);
+  const what = lines.filter((line) => !isPlace(line)).slice(0, FAILURE_LINES_MAX);
+  const where = lines.find((line) => isPlace(line) && line.includes(fileName)) ?? "";
+  const shown = [...what, where.trim()].map((line) => line.slice(0, FAILURE_LINE_CHARS_MAX));
+  return shown.map((line) => `\n    ${line}`).join("").trimEnd();
 }
 
 function unescapeXml(text: string): string {
