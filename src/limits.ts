@@ -101,6 +101,10 @@ export const TLS_BYTES_MAX = Math.ceil((TLS_READ_BYTES + TLS_WRITE_BYTES) * 7 / 
 export const BUSY_POLL_MS = 0.1;
 /** How long it may go on so, request after request, before everybody else has a turn. */
 export const BUSY_MS_MAX = 1;
+/** How long the next of large payloads is waited for within a turn: what the client takes to be woken and to send. */
+export const BULK_POLL_MS = 0.05;
+/** They are waited for only when so long nothing else was asked for. */
+export const BULK_ALONE_MS = 20;
 /** Replies of one connection that are sent within a turn: what is more is written, so that others have their turn. */
 export const TURN_REPLY_BYTES_MAX = 2 * MIB;
 /** What a Unix socket may hold that is sent and not yet taken, so that a reply of 256 KiB leaves in one go: by itself it has 208 KiB. */

@@ -81,6 +81,11 @@ export class RequestReader {
     return this.#heldBytes > 0;
   }
 
+  /** What comes is a large payload, by all appearances. */
+  get isBulk(): boolean {
+    return this.#arriving !== undefined || (this.#hadPlace && !this.#hasHeader);
+  }
+
   /** The payload of the request, empty for all but writes, borrowed until `finish`. */
   receivePayload(): Payload | undefined {
     const received = this.#received;
@@ -164,10 +169,9 @@ export class RequestReader {
 
   /** Where the next bytes go that have no place. */
   #space(): Uint8Array {
-    const isLarge = this.#arriving !== undefined || (this.#hadPlace && !this.#hasHeader);
     return this.#received.space(
       this.#hasHeader ? this.#payloadBytes : REQUEST_HEADER_BYTES,
-      isLarge && this.#isDirect ? PLACED_TAIL_BYTES : Infinity,
+      this.isBulk && this.#isDirect ? PLACED_TAIL_BYTES : Infinity,
     );
   }
 

@@ -163,12 +163,14 @@ export class Transmission implements Predecessor, Polled {
    * Throws `ProtocolError` or what the socket threw, when that was what ended it.
    */
   async run(): Promise<void> {
+    this.#busyPoll?.begins();
     try {
       await this.#serve();
       await this.#drain();
       if (this.#stopping) await this.#linger();
     } finally {
       this.#over = true;
+      this.#busyPoll?.ends();
       this.#predecessors.forget();
       this.#close();
       this.#reader.close();
@@ -218,13 +220,14 @@ export class Transmission implements Predecessor, Polled {
   }
 
   /**
-   * Serves what has arrived, and what arrives meanwhile, but others have their turn after a buffer full of it, or in
-   * time: `Served` says that there may be more that has arrived whole.
+   * Serves what has arrived, and what arrives meanwhile, or soon if it is bulk; but others have their turn in time, and
+   * else after a buffer full of it. `Served` says that there may be more that has arrived whole.
    */
   #serveTurn(): Progress {
     const bytesMax = this.#reader.bytes + RECEIVE_BUFFER_BYTES;
     let nowMs = this.#clock.monotonic();
     const untilMs = nowMs + BUSY_MS_MAX;
+    const bulkUntilMs = this.#busyPoll?.bulkUntil(this.#reader.isBulk, nowMs) ?? nowMs;
     this.#replies.turnBegins();
     for (;;) {
       const progress = this.#serveReceived(nowMs);
@@ -232,8 +235,9 @@ export class Transmission implements Predecessor, Polled {
       this.#counts.turnEnds();
       if (progress !== Progress.Incomplete || this.#reading || this.#stopping) return progress;
       nowMs = this.#clock.monotonic();
-      if (this.#reader.bytes >= bytesMax || nowMs >= untilMs) return progress;
-      if (!this.#reader.readNow()) return progress;
+      const isBulk = nowMs < bulkUntilMs && this.#reader.isBulk;
+      if (!isBulk && (this.#reader.bytes >= bytesMax || nowMs >= untilMs)) return progress;
+      if (!(isBulk ? this.#busyPoll?.readSoon(this, nowMs) : this.readNow())) return progress;
       this.#counts.arrivedMeanwhile();
     }
   }

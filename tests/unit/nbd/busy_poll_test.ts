@@ -1,8 +1,15 @@
 import { assert, assertEquals } from "@std/assert";
-import { BUSY_MS_MAX, BUSY_POLL_MS } from "../../../src/limits.ts";
+import {
+  BULK_ALONE_MS,
+  BULK_POLL_MS,
+  BUSY_MS_MAX,
+  BUSY_POLL_MS,
+  KIB,
+  TURN_MS_MAX,
+} from "../../../src/limits.ts";
 import { silentLogger } from "../../../src/logger.ts";
 import { BusyPoll, type Polled } from "../../../src/nbd/busy_poll.ts";
-import { NBD_CMD_DISC, NBD_CMD_READ } from "../../../src/nbd/constants.ts";
+import { NBD_CMD_DISC, NBD_CMD_READ, NBD_CMD_WRITE } from "../../../src/nbd/constants.ts";
 import { InFlight } from "../../../src/nbd/in_flight.ts";
 import { RequestCounts } from "../../../src/nbd/request_counts.ts";
 import { ReceiveBuffer, type Socket } from "../../../src/nbd/socket.ts";
@@ -164,20 +171,106 @@ class QuickClient implements Socket {
   }
 }
 
-test("a quick client is served without a sleep once it is known", async () => {
-  const clock = new SteppingClock(QUICK / 10);
-  const conn = new QuickClient(50, clock);
+function serve(conn: Socket, device: MemoryDevice, busyPoll: BusyPoll, clock: SteppingClock) {
   const session = { readOnly: false, structuredReplies: false, blockStatus: false };
   const transmission = new Transmission(conn, new ReceiveBuffer(), session, {
-    device: new MemoryDevice(1 << 20),
+    device,
     inFlight: new InFlight(),
     older: [],
-    busyPoll: new BusyPoll(clock),
+    busyPoll,
     counts: new RequestCounts(clock).connection(),
     clock,
     logger: silentLogger,
   });
-  await transmission.run();
+  return transmission.run();
+}
+
+test("a quick client is served without a sleep once it is known", async () => {
+  const clock = new SteppingClock(QUICK / 10);
+  const conn = new QuickClient(50, clock);
+  await serve(conn, new MemoryDevice(1 << 20), new BusyPoll(clock), clock);
   await settle();
   assertEquals([conn.reads, conn.sent], [2, 50]);
+});
+
+test("bulk is waited for unless another kind is about, and all of it for no longer than a long turn", () => {
+  const { poll } = make();
+  const waits = (isBulk: boolean, nowMs: number) => poll.bulkUntil(isBulk, nowMs) - nowMs;
+  poll.begins();
+  assertEquals(waits(true, 100), BUSY_MS_MAX);
+  assertEquals(waits(false, 100), 0);
+  assertEquals(waits(true, 99 + BULK_ALONE_MS), 0);
+  assertEquals(waits(true, 100 + BULK_ALONE_MS), BUSY_MS_MAX);
+  for (let count = 1; count < 16; count++) poll.begins();
+  assertEquals(16 * waits(true, 200), TURN_MS_MAX);
+  for (let count = 1; count < 16; count++) poll.ends();
+  assertEquals(waits(true, 200), BUSY_MS_MAX);
+});
+
+test("what comes soon is taken, and what does not is not waited for", () => {
+  const { clock, poll, one } = make();
+  one.looks = 3;
+  assert(poll.readSoon(one, clock.atMs));
+  one.looks = Infinity;
+  const beginMs = clock.atMs;
+  assert(!poll.readSoon(one, beginMs));
+  const waitedMs = clock.atMs - beginMs;
+  assert(waitedMs >= BULK_POLL_MS && waitedMs <= BULK_POLL_MS + 2 * QUICK, `${waitedMs} ms`);
+});
+
+/** A client that is woken whenever the socket has room, and then sends what fits. */
+class BulkClient implements Socket {
+  reads = 0;
+  #looks = 0;
+  #sent = 0;
+  readonly #bytes: Uint8Array;
+
+  constructor(count: number, private readonly clock: SteppingClock) {
+    const length = 256 * KIB;
+    const write = request({ type: NBD_CMD_WRITE, offset: 0, length });
+    const each = new Uint8Array(write.length + length);
+    each.set(write);
+    const end = request({ type: NBD_CMD_DISC });
+    this.#bytes = new Uint8Array(count * each.length + end.length);
+    for (let index = 0; index < count; index++) this.#bytes.set(each, index * each.length);
+    this.#bytes.set(end, count * each.length);
+  }
+
+  receiveNow(parts: readonly Uint8Array[]): number {
+    if (++this.#looks % 5 !== 0) return 0;
+    return parts.reduce((sum, part) => sum + this.#next(part, 200 * KIB - sum), 0);
+  }
+  read(place: Uint8Array): Promise<number> {
+    this.reads++;
+    this.clock.atMs += BULK_ALONE_MS / 4;
+    return new Promise((resolve) => setTimeout(() => resolve(this.#next(place, 200 * KIB))));
+  }
+  sendNow(parts: readonly Uint8Array[]): number {
+    return parts.reduce((sum, part) => sum + part.length, 0);
+  }
+  write(bytes: Uint8Array): Promise<number> {
+    return Promise.resolve(bytes.length);
+  }
+  closeWrite(): Promise<void> {
+    return Promise.resolve();
+  }
+  close(): void {}
+
+  #next(place: Uint8Array, bytesMax: number): number {
+    const bytes = this.#bytes.subarray(this.#sent, this.#sent + Math.min(place.length, bytesMax));
+    place.set(bytes);
+    this.#sent += bytes.length;
+    return bytes.length;
+  }
+}
+
+test("several clients that send bulk are served without a sleep for as long as each goes on", async () => {
+  const clock = new SteppingClock(BULK_POLL_MS / 10);
+  const device = new MemoryDevice(1 << 20);
+  device.offersPlaces = true;
+  const poll = new BusyPoll(clock);
+  const clients = [new BulkClient(100, clock), new BulkClient(100, clock)];
+  await Promise.all(clients.map((client) => serve(client, device, poll, clock)));
+  // each of 100 would have the clients sleep for room
+  for (const { reads } of clients) assert(reads > 1 && reads < 40, `${reads} sleeps`);
 });
