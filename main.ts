@@ -35,7 +35,7 @@ import {
   withPlace,
 } from "./src/config.ts";
 import { findConfig } from "./src/config_file.ts";
-import { JOURNAL_OFF } from "./src/config_keys.ts";
+import { JOURNAL_OFF } from "./src/config_kinds.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";

@@ -13,7 +13,7 @@
 import type { Bucket } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
 import { DamageError, messageOf, noVolumeIn } from "../errors.ts";
-import { BLOCK_BYTES, DOWNLOADS_MAX, MAP_PAGE_STRIPES, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
+import { BLOCK_BYTES, DOWNLOADS_MAX, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
 import { silentLogger } from "../logger.ts";
 import { listCheckpoints, loadCheckpoint } from "./checkpoint.ts";
 import { checkpointKey } from "./checkpoint_format.ts";
@@ -21,6 +21,7 @@ import { endOf, joinNeighbours } from "./fetch.ts";
 import { type Host, LEASE_KEY, readTenancy, type Tenancy } from "./lease.ts";
 import { listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
+import { isNamed, type LiveRecord, recordsIn, recordsOf } from "./live_records.ts";
 import type { RecordLocation } from "./map_page.ts";
 import { type OnReading, readState, type VolumeState } from "./recovery.ts";
 import {
@@ -54,14 +55,6 @@ export interface Finding {
 export interface Weight {
   objects: number;
   bytes: number;
-}
-
-/** A record that the map names. */
-interface LiveRecord {
-  stripe: number;
-  /** From the disk's begin. */
-  firstBlock: number;
-  location: RecordLocation;
 }
 
 /** One of which a part could not be read. */
@@ -347,42 +340,6 @@ function bytesOf(location: RecordLocation): number {
 
 function isSame(a: RecordLocation, b: RecordLocation): boolean {
   return a.seq === b.seq && a.offset === b.offset;
-}
-
-function isNamed(map: StripeMap, { firstBlock, location }: LiveRecord): boolean {
-  return map.liveBytes(location.seq, { firstBlock, offset: location.offset }) > 0;
-}
-
-/** What the map names of these stripes. */
-function* recordsOf(
-  map: StripeMap,
-  stripes: Iterable<number>,
-  blocksPerStripe: number,
-): Generator<LiveRecord> {
-  for (const stripe of stripes) {
-    const begin = stripe * blocksPerStripe;
-    const base = map.base(stripe);
-    if (base) yield { stripe, firstBlock: begin, location: base };
-    for (const { firstBlock, location } of map.patches(stripe)) {
-      if (location) yield { stripe, firstBlock: begin + firstBlock, location };
-    }
-  }
-}
-
-/** What the map names of these segments; a search through all of it. */
-function* recordsIn(
-  map: StripeMap,
-  seqs: Set<number>,
-  blocksPerStripe: number,
-): Generator<LiveRecord> {
-  if (seqs.size === 0) return;
-  for (const [page] of map.pages) {
-    const first = page * MAP_PAGE_STRIPES;
-    const stripes = Array.from({ length: MAP_PAGE_STRIPES }, (_, index) => first + index);
-    for (const record of recordsOf(map, stripes, blocksPerStripe)) {
-      if (seqs.has(record.location.seq)) yield record;
-    }
-  }
 }
 
 /** Ranges in order, with those that touch made one. */
