@@ -40,7 +40,7 @@ interface Layer {
 }
 
 /** Pages by number; null for one that was taken out. */
-export type ChangedPages = Map<number, MapPage | null>;
+type ChangedPages = Map<number, MapPage | null>;
 
 export class StripeMap {
   readonly pages = new GroupedMap<MapPage>();
