@@ -35,7 +35,7 @@ import {
   withPlace,
 } from "./src/config.ts";
 import { findConfig } from "./src/config_file.ts";
-import { JOURNAL_OFF } from "./src/config_keys.ts";
+import { JOURNAL_OFF } from "./src/config_kinds.ts";
 import { DamageError, FencedError, messageOf, UsageError } from "./src/errors.ts";
 import { drainOnSignal, nextSignal } from "./src/drain.ts";
 import { describeExport } from "./src/export_description.ts";
@@ -93,13 +93,13 @@ async function openBucket(
     return await RetryingBucket.open(`file:${path}`, open, around);
   }
   // the AWS client takes a tenth of a second to load: only who needs it waits for it
-  const { placeOf, S3Bucket } = await import("./src/bucket/s3_bucket.ts");
+  const { targetName, S3Bucket } = await import("./src/bucket/s3_bucket.ts");
   const options = { ...settings, bucket: bucket.name };
   const open = async (signal: AbortSignal): Promise<Bucket> => {
     const bucket = await S3Bucket.open(options, around, signal);
     return new ConditionalBucket(new CountingBucket(bucket, counts, systemClock));
   };
-  return await RetryingBucket.open(placeOf(options), open, around);
+  return await RetryingBucket.open(targetName(options), open, around);
 }
 
 /** Undefined when TCP is in clear. Throws a `UsageError` if a file is not what it should be. */

@@ -24,6 +24,15 @@ export class UsageError extends Error {
   }
 }
 
+/** Refuses to open a volume that is not there and is not to be created; `where` is the bucket, or its directory, by name. */
+export function noVolumeIn(where: string): UsageError {
+  return new UsageError(
+    `there is no volume at ${where}: check BUCKET and PREFIX, or start the drive; it makes one ` +
+      "if VOLUMESIZE is set (bytes, or with K, M, G or T)",
+    { key: "BUCKET" },
+  );
+}
+
 /**
  * The bucket did not do what was asked, and the same request may succeed later.
  *

@@ -212,7 +212,7 @@ export const CHECKPOINT_MS = 15 * 60_000;
 /** Segments without a checkpoint that a stop leaves when nothing was written: a header read each at opening. */
 export const IDLE_SEGMENTS_MAX = 32;
 /** One object of a checkpoint's pages. */
-export const CHECKPOINT_PART_BYTES_MAX = 8 * MIB;
+export const CHECKPOINT_PACK_BYTES_MAX = 8 * MIB;
 /** What a checkpoint does in one turn, some 2 ms: looks at a page or a segment. */
 export const CHECKPOINT_TURN_LOOKS = 4096;
 /** Encoding a page takes as long as so many looks. */

@@ -1,7 +1,7 @@
 /** Where the drive listens, and what the ready line says of that. */
 import { systemClock } from "./clock.ts";
 import { isLoopback, type Settings } from "./config.ts";
-import { STATUS_OFF } from "./config_keys.ts";
+import { STATUS_OFF } from "./config_kinds.ts";
 import { UsageError } from "./errors.ts";
 import { BLOCK_BYTES } from "./limits.ts";
 import type { Logger } from "./logger.ts";

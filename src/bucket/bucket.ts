@@ -13,7 +13,7 @@
  * Failures are `UnavailableError` (nothing is known: the request may have been applied, or may yet be)
  * or `UsageError`. "No such key" and "the condition did not hold" are answers, not failures.
  */
-import { UnavailableError, UsageError } from "../errors.ts";
+import { UnavailableError } from "../errors.ts";
 
 /** What a bucket is opened for: to be made if there is none, to be written to if there is one, or to be read only. */
 export type Access = "create" | "write" | "read";
@@ -46,15 +46,6 @@ export class ConditionRefusedError extends UnavailableError {
   constructor(message: string, options?: ErrorOptions) {
     super(message, true, options);
   }
-}
-
-/** Why nothing is opened, and nothing created. */
-export function noVolumeIn(place: string): UsageError {
-  return new UsageError(
-    `there is no volume at ${place}: check BUCKET and PREFIX, or start the drive; it makes one ` +
-      "if VOLUMESIZE is set (bytes, or with K, M, G or T)",
-    { key: "BUCKET" },
-  );
 }
 
 export interface Bucket {

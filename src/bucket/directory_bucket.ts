@@ -20,10 +20,9 @@
  * writers on one machine, and keys in ASCII (list sorts by UTF-16 units, which is byte order for those).
  */
 import type { Chance, Clock } from "../clock.ts";
-import { messageOf, UnavailableError, UsageError } from "../errors.ts";
+import { messageOf, noVolumeIn, UnavailableError, UsageError } from "../errors.ts";
 import { MIB, STALE_TEMP_MS } from "../limits.ts";
 import type { Access, Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
-import { noVolumeIn } from "./bucket.ts";
 import { listDirectory } from "./directory_listing.ts";
 
 const TEMP = ".tmp";

@@ -25,11 +25,11 @@ import {
   type StorageClass,
 } from "@aws-sdk/client-s3";
 import type { Clock } from "../clock.ts";
-import { UnavailableError, UsageError } from "../errors.ts";
+import { noVolumeIn, UnavailableError, UsageError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import { KEYS_MAX } from "../limits.ts";
 import type { Access, Bucket, ByteRange, FoundObject, PutCondition, PutResult } from "./bucket.ts";
-import { ConditionRefusedError, noVolumeIn } from "./bucket.ts";
+import { ConditionRefusedError } from "./bucket.ts";
 import { HttpClient } from "./http_client.ts";
 import type { HttpAnswer } from "./http_connection.ts";
 import { partOf, readBody } from "./s3_body.ts";
@@ -41,9 +41,9 @@ import {
   isKeyRefused,
   mayRefuseCondition,
   type Operation,
-  type Place,
   s3Failure,
   statusOf,
+  type Target,
 } from "./s3_errors.ts";
 import { FetchHandler, type HandleOptions } from "./s3_http.ts";
 
@@ -56,7 +56,7 @@ export class S3Bucket implements Bucket {
   readonly #http: HttpClient;
   readonly #direct: DirectRequests;
   readonly #prefix: string;
-  readonly #place: Place;
+  readonly #target: Target;
   readonly #logger: Logger;
   #ifMatchForm: "unknown" | "quoted" | "bare" = "unknown";
   #clockWarned = false;
@@ -69,8 +69,8 @@ export class S3Bucket implements Bucket {
     this.#http = new HttpClient(deps.clock);
     this.#direct = new DirectRequests(this.#client, this.#http, deps.clock, deps.logger);
     this.#logger = deps.logger;
-    this.#place = {
-      name: placeOf(options),
+    this.#target = {
+      name: targetName(options),
       bucket: options.bucket,
       region: resolveRegion(options),
       isAws: options.endpoint === undefined,
@@ -90,10 +90,10 @@ export class S3Bucket implements Bucket {
     const bucket = new S3Bucket(options, deps);
     try {
       if (!await bucket.#isThere(signal)) {
-        if ((deps.access ?? "create") !== "create") throw noVolumeIn(bucket.#place.name);
+        if ((deps.access ?? "create") !== "create") throw noVolumeIn(bucket.#target.name);
         await bucket.#create(signal);
         if (!await bucket.#isThere(signal)) {
-          throw new UnavailableError(`${bucket.#place.name} was created but is not there yet`);
+          throw new UnavailableError(`${bucket.#target.name} was created but is not there yet`);
         }
       }
       return bucket;
@@ -170,7 +170,7 @@ export class S3Bucket implements Bucket {
       message: failed.Message,
       $metadata: { httpStatusCode: 200 },
     };
-    throw s3Failure(error, { ...operation, what: `delete ${failed.Key}` }, this.#place);
+    throw s3Failure(error, { ...operation, what: `delete ${failed.Key}` }, this.#target);
   }
 
   async list(prefix: string, startAfter?: string, signal?: AbortSignal): Promise<string[]> {
@@ -219,11 +219,11 @@ export class S3Bucket implements Bucket {
       await createBucket(this.#client, this.#options.bucket, signal).catch(async (error) => {
         // Other servers know no regions, or others: there REGION is but a word of the signature.
         if (codeOf(error) !== "InvalidLocationConstraint" || !this.#options.endpoint) throw error;
-        const handler = new FetchHandler(this.#place.clock, this.#logger);
+        const handler = new FetchHandler(this.#target.clock, this.#logger);
         const client = createClient({ ...this.#options, region: "us-east-1" }, handler);
         await createBucket(client, this.#options.bucket, signal).finally(() => client.destroy());
       });
-      this.#logger.info(`created bucket ${this.#options.bucket} (${this.#place.name})`);
+      this.#logger.info(`created bucket ${this.#options.bucket} (${this.#target.name})`);
     } catch (error) {
       if (codeOf(error) === "BucketAlreadyOwnedByYou") return;
       const operation = { what: "create the bucket", permission: "s3:CreateBucket" };
@@ -312,13 +312,13 @@ export class S3Bucket implements Bucket {
     if (codeOf(error) === "RequestTimeTooSkewed" && !this.#clockWarned) {
       this.#clockWarned = true;
       this.#logger.warn(
-        `${clockFault(error, this.#place.clock)} (${this.#place.name}); ` +
+        `${clockFault(error, this.#target.clock)} (${this.#target.name}); ` +
           "requests are signed with the server's time from now on",
       );
     }
     // for the next try; if it can't, that fails as this one did
     if (isKeyRefused(error)) refreshCredentials(this.#client).catch(() => {});
-    return s3Failure(error, operation, this.#place);
+    return s3Failure(error, operation, this.#target);
   }
 }
 
@@ -328,7 +328,7 @@ function nameOf({ bucket, prefix }: S3Options): string {
 }
 
 /** The same with the server, for messages about reaching it. */
-export function placeOf(options: S3Options): string {
+export function targetName(options: S3Options): string {
   const { endpoint } = options;
   return `${nameOf(options)} at ${endpoint ? `ENDPOINT ${new URL(endpoint).origin}` : "AWS"}`;
 }

@@ -21,8 +21,8 @@ export interface Operation {
   storageClass?: string;
 }
 
-/** Where it was done. */
-export interface Place {
+/** Of what it was asked. */
+export interface Target {
   /** `s3://bucket/prefix at ENDPOINT http://127.0.0.1:9000` */
   name: string;
   bucket: string;
@@ -99,21 +99,21 @@ function isClockRight(error: unknown, clock: Clock): boolean {
   return Math.abs(clockAheadS(error, clock)) < 60;
 }
 
-export function s3Failure(error: unknown, operation: Operation, place: Place): UnavailableError {
-  const { text, permanent } = explain(error as SdkError, operation, place);
-  const message = `can't ${operation.what} (${place.name}): ${text}`.replace(/\s+/g, " ");
+export function s3Failure(error: unknown, operation: Operation, target: Target): UnavailableError {
+  const { text, permanent } = explain(error as SdkError, operation, target);
+  const message = `can't ${operation.what} (${target.name}): ${text}`.replace(/\s+/g, " ");
   // a server may say whatever it was sent
   return new UnavailableError(oneLine(withoutSecrets(message)), permanent, { cause: error });
 }
 
-function explain(error: SdkError, operation: Operation, place: Place): Explanation {
+function explain(error: SdkError, operation: Operation, target: Target): Explanation {
   const answered = statusOf(error) !== undefined;
-  return answered ? explainAnswer(error, operation, place) : explainSilence(error, place);
+  return answered ? explainAnswer(error, operation, target) : explainSilence(error, target);
 }
 
 // ---- S3 answered with an error
 
-function explainAnswer(error: SdkError, operation: Operation, place: Place): Explanation {
+function explainAnswer(error: SdkError, operation: Operation, target: Target): Explanation {
   const code = codeOf(error);
   const status = statusOf(error)!;
   const advice = ADVICE[code] ?? (status === 403 ? ADVICE.AccessDenied : undefined);
@@ -122,11 +122,11 @@ function explainAnswer(error: SdkError, operation: Operation, place: Place): Exp
     ? `: ${error.message}`
     : "";
   if (advice) {
-    const { text, permanent = true } = advice(error, operation, place);
+    const { text, permanent = true } = advice(error, operation, target);
     return { text: `${code}${said}; ${text}`, permanent };
   }
   if (status === 301 || status === 307) {
-    return { text: regionAdvice(error, place), permanent: true };
+    return { text: regionAdvice(error, target), permanent: true };
   }
   if (status === 501 || status === 405) {
     return {
@@ -140,13 +140,13 @@ function explainAnswer(error: SdkError, operation: Operation, place: Place): Exp
 type Advice = (
   error: SdkError,
   operation: Operation,
-  place: Place,
+  target: Target,
 ) => { text: string; permanent?: boolean };
 
 const newToken: Advice = () => ({
   text: "the session token is not valid (any more): get new temporary credentials",
 });
-const badRegion: Advice = (error, _, place) => ({ text: regionAdvice(error, place) });
+const badRegion: Advice = (error, _, target) => ({ text: regionAdvice(error, target) });
 const badStorageClass: Advice = (_, { storageClass }) => ({
   text: `the server may not know STORAGE_CLASS=${storageClass}`,
 });
@@ -183,9 +183,9 @@ const ADVICE: Record<string, Advice> = {
   InvalidLocationConstraint: badRegion,
   InvalidStorageClass: badStorageClass,
   // radosgw's word for the same; without a class it is some other argument.
-  InvalidArgument: (error, operation, place) =>
+  InvalidArgument: (error, operation, target) =>
     operation.storageClass
-      ? badStorageClass(error, operation, place)
+      ? badStorageClass(error, operation, target)
       : { text: "the server does not take this request", permanent: false },
   InvalidObjectState: () => ({
     text:
@@ -197,11 +197,11 @@ const ADVICE: Record<string, Advice> = {
   }),
 };
 
-function regionAdvice(error: SdkError, place: Place): string {
+function regionAdvice(error: SdkError, target: Target): string {
   const region = error.Region ?? error.$response?.headers?.["x-amz-bucket-region"];
   return region
     ? `the bucket is in region ${region}: set REGION=${region}`
-    : `region "${place.region}" is not the bucket's, or not one of this server: check REGION and ENDPOINT`;
+    : `region "${target.region}" is not the bucket's, or not one of this server: check REGION and ENDPOINT`;
 }
 
 // ---- no answer
@@ -227,7 +227,7 @@ const NETWORK: [RegExp, string][] = [
   ],
 ];
 
-function explainSilence(error: SdkError, { isAws, region }: Place): Explanation {
+function explainSilence(error: SdkError, { isAws, region }: Target): Explanation {
   const code = codeOf(error);
   const said = messageOf(error);
   if (said.startsWith("Region not accepted")) {

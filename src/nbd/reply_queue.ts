@@ -56,7 +56,7 @@ export class ReplyQueue {
   #onIdle: (() => void)[] = [];
   /** Why no reply can be sent any more. */
   failed: unknown = undefined;
-  /** How many have ended. */
+  /** Writes that have ended, and sends at once that the socket took some of: grows while the client takes replies. */
   writes = 0;
 
   /** `onProgress` is called after every write: there may be room where there was none. */

@@ -2,7 +2,7 @@
  * Asks a drive how it is. Through node:http, for fetch would ask a proxy that the environment names.
  */
 import { get } from "node:http";
-import type { StatusAddress } from "../config_keys.ts";
+import type { StatusAddress } from "../config_kinds.ts";
 import { messageOf } from "../errors.ts";
 import { STATUS_ANSWER_MS_MAX } from "../limits.ts";
 import type { StatusReport } from "./report.ts";

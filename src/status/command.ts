@@ -2,7 +2,7 @@
 import { systemClock } from "../clock.ts";
 import { EXIT_CLEAN, EXIT_UNWELL } from "../command_line.ts";
 import { bucketName, type Settings } from "../config.ts";
-import { showAddress, STATUS_OFF } from "../config_keys.ts";
+import { showAddress, STATUS_OFF } from "../config_kinds.ts";
 import { nextSignal } from "../drain.ts";
 import { UsageError } from "../errors.ts";
 import { askStatus } from "./ask.ts";

@@ -10,10 +10,10 @@
  * A drive may have the volume open meanwhile and delete what it needs no more. So damage is believed only if a state
  * read after it was seen still needs what is damaged; a stripe that has moved is checked where it is then.
  */
-import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
+import type { Bucket } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
-import { DamageError, messageOf } from "../errors.ts";
-import { BLOCK_BYTES, DOWNLOADS_MAX, MAP_PAGE_STRIPES, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
+import { DamageError, messageOf, noVolumeIn } from "../errors.ts";
+import { BLOCK_BYTES, DOWNLOADS_MAX, SEGMENT_HEAD_BYTES_MAX } from "../limits.ts";
 import { silentLogger } from "../logger.ts";
 import { listCheckpoints, loadCheckpoint } from "./checkpoint.ts";
 import { checkpointKey } from "./checkpoint_format.ts";
@@ -21,6 +21,8 @@ import { endOf, joinNeighbours } from "./fetch.ts";
 import { type Host, LEASE_KEY, readTenancy, type Tenancy } from "./lease.ts";
 import { listAll } from "./keys.ts";
 import { Limiter } from "./limiter.ts";
+import { isNamed, type LiveRecord, recordsIn, recordsOf } from "./live_records.ts";
+import type { RecordLocation } from "./map_page.ts";
 import { type OnReading, readState, type VolumeState } from "./recovery.ts";
 import {
   openPart,
@@ -32,7 +34,7 @@ import {
   type SegmentRecord,
   seqOfKey,
 } from "./segment.ts";
-import { type Place, StripeMap } from "./stripe_map.ts";
+import { StripeMap } from "./stripe_map.ts";
 import { partBytesOf, readVolume, VOLUME_KEY, type VolumeInfo } from "./volume_info.ts";
 
 /** A part of the disk, in bytes. */
@@ -53,14 +55,6 @@ export interface Finding {
 export interface Weight {
   objects: number;
   bytes: number;
-}
-
-/** A record that the map names. */
-interface LiveRecord {
-  stripe: number;
-  /** From the disk's begin. */
-  firstBlock: number;
-  place: Place;
 }
 
 /** One of which a part could not be read. */
@@ -235,7 +229,7 @@ export class VolumeCheck {
     return records.map((record) => ({
       stripe: Math.floor(record.firstBlock / this.#blocksPerStripe),
       firstBlock: record.firstBlock,
-      place: { seq, offset: record.offset, storedBytes: record.storedBytes },
+      location: { seq, offset: record.offset, storedBytes: record.storedBytes },
     })).filter((record) => isNamed(this.#map, record));
   }
 
@@ -249,23 +243,23 @@ export class VolumeCheck {
 
   /** One GET. */
   async #checkGroup(records: LiveRecord[]): Promise<Suspect[]> {
-    const { seq, offset } = records[0].place;
+    const { seq, offset } = records[0].location;
     const key = segmentKey(seq);
-    const length = endOf(records.at(-1)!.place) - offset;
+    const length = endOf(records.at(-1)!.location) - offset;
     const found = await this.#bucket.get(key, { offset, length });
     const suspects: Suspect[] = [];
     for (const record of records) {
-      for (const [part, place] of partsOf(record.place, this.#partBytes).entries()) {
-        const bytes = found?.bytes.subarray(place.offset - offset, endOf(place) - offset);
+      for (const [part, location] of partsOf(record.location, this.#partBytes).entries()) {
+        const bytes = found?.bytes.subarray(location.offset - offset, endOf(location) - offset);
         const firstBlock = record.firstBlock + part * this.#partBytes / BLOCK_BYTES;
         try {
           if (!bytes) throw new DamageError(`${key}: missing`);
-          openPart(key, place.offset, firstBlock, place.storedBytes, bytes);
+          openPart(key, location.offset, firstBlock, location.storedBytes, bytes);
         } catch (error) {
           suspects.push({ ...record, part, what: messageOf(error) });
         }
       }
-      this.#checkedBytes = Math.min(this.liveBytes, this.#checkedBytes + bytesOf(record.place));
+      this.#checkedBytes = Math.min(this.liveBytes, this.#checkedBytes + bytesOf(record.location));
     }
     this.#onProgress(this.#checkedBytes, this.liveBytes);
     return suspects;
@@ -273,7 +267,7 @@ export class VolumeCheck {
 
   // ---- what is damaged
 
-  /** Takes those for damaged that the volume still needs; what has moved meanwhile is checked in its new place. */
+  /** Takes those for damaged that the volume still needs; what has moved meanwhile is checked in its new location. */
   async #confirm(suspects: Suspect[]): Promise<void> {
     const ranges = new Map<string, DiskRange[]>();
     while (suspects.length > 0) {
@@ -296,7 +290,7 @@ export class VolumeCheck {
   }
 
   /** What of the disk is read from the part: it may be covered, in part or whole, by newer records. */
-  #rangesOf({ stripe, firstBlock, place, part }: Suspect): DiskRange[] {
+  #rangesOf({ stripe, firstBlock, location, part }: Suspect): DiskRange[] {
     const { stripeBytes, volumeBytes } = this.info!;
     const patches = this.#map.patches(stripe);
     const ranges: DiskRange[] = [];
@@ -307,10 +301,10 @@ export class VolumeCheck {
       const patch = patches.findLast(({ firstBlock, blockCount }) =>
         block >= firstBlock && block < firstBlock + blockCount
       );
-      const source = patch ? patch.place : this.#map.base(stripe);
+      const source = patch ? patch.location : this.#map.base(stripe);
       const offset = stripe * stripeBytes + block * BLOCK_BYTES;
       const length = Math.min(BLOCK_BYTES, volumeBytes - offset);
-      if (source && isSame(source, place) && length > 0) ranges.push({ offset, length });
+      if (source && isSame(source, location) && length > 0) ranges.push({ offset, length });
     }
     return ranges;
   }
@@ -340,48 +334,12 @@ export class VolumeCheck {
   }
 }
 
-function bytesOf(place: Place): number {
-  return RECORD_PREFIX_BYTES + place.storedBytes;
+function bytesOf(location: RecordLocation): number {
+  return RECORD_PREFIX_BYTES + location.storedBytes;
 }
 
-function isSame(a: Place, b: Place): boolean {
+function isSame(a: RecordLocation, b: RecordLocation): boolean {
   return a.seq === b.seq && a.offset === b.offset;
-}
-
-function isNamed(map: StripeMap, { firstBlock, place }: LiveRecord): boolean {
-  return map.liveBytes(place.seq, { firstBlock, offset: place.offset }) > 0;
-}
-
-/** What the map names of these stripes. */
-function* recordsOf(
-  map: StripeMap,
-  stripes: Iterable<number>,
-  blocksPerStripe: number,
-): Generator<LiveRecord> {
-  for (const stripe of stripes) {
-    const begin = stripe * blocksPerStripe;
-    const base = map.base(stripe);
-    if (base) yield { stripe, firstBlock: begin, place: base };
-    for (const { firstBlock, place } of map.patches(stripe)) {
-      if (place) yield { stripe, firstBlock: begin + firstBlock, place };
-    }
-  }
-}
-
-/** What the map names of these segments; a search through all of it. */
-function* recordsIn(
-  map: StripeMap,
-  seqs: Set<number>,
-  blocksPerStripe: number,
-): Generator<LiveRecord> {
-  if (seqs.size === 0) return;
-  for (const [page] of map.pages) {
-    const first = page * MAP_PAGE_STRIPES;
-    const stripes = Array.from({ length: MAP_PAGE_STRIPES }, (_, index) => first + index);
-    for (const record of recordsOf(map, stripes, blocksPerStripe)) {
-      if (seqs.has(record.place.seq)) yield record;
-    }
-  }
 }
 
 /** Ranges in order, with those that touch made one. */

@@ -2,7 +2,7 @@
  * Checkpoints: the map and the segment table as they were after one seq, so that opening reads a few objects
  * and not the whole log.
  *
- *   map/<seq>/<part>   pages that changed since the last checkpoint, packed into objects of up to 8 MiB
+ *   map/<seq>/<pack>   pages that changed since the last checkpoint, packed into objects of up to 8 MiB
  *   checkpoint/<seq>   the root: where every page is, in this pack or an older one, and the segment table
  *
  * The root is stored last; a checkpoint without it does not exist. What it holds is settled in one turn, between two
@@ -26,8 +26,8 @@
 import type { Bucket } from "../bucket/bucket.ts";
 import { DamageError } from "../errors.ts";
 import {
+  CHECKPOINT_PACK_BYTES_MAX,
   CHECKPOINT_PAGE_LOOKS,
-  CHECKPOINT_PART_BYTES_MAX,
   CHECKPOINT_TURN_LOOKS,
   DOWNLOADS_MAX,
 } from "../limits.ts";
@@ -41,7 +41,7 @@ import {
   packKey,
   PAGE_HEADER_BYTES,
   pageBytes,
-  type PagePlace,
+  type PageLocation,
   parsePage,
   parseRoot,
   type Root,
@@ -91,7 +91,7 @@ export async function loadCheckpoint(
   const root = await readRoot(bucket, seq, map);
   let [doneBytes, allBytes] = [0, 0];
   for (const { length } of root.pages.values()) allBytes += length;
-  const byPack = new Map<string, [number, PagePlace][]>();
+  const byPack = new Map<string, [number, PageLocation][]>();
   for (const entry of root.pages) {
     const { pack } = entry[1];
     if (!byPack.has(pack)) byPack.set(pack, []);
@@ -129,7 +129,7 @@ export class Checkpointer {
   /** What packs are filled in: fresh memory for each would cost more than all that is done with it. */
   #buffer: Uint8Array | null = null;
   /** Of the pages of the newest checkpoint. */
-  readonly #places: Map<number, PagePlace>;
+  readonly #locations: Map<number, PageLocation>;
   /** By pack: its bytes. */
   readonly #packBytes: Map<string, number>;
   /** The newest checkpoint, and the packs it needs. */
@@ -151,7 +151,7 @@ export class Checkpointer {
     this.#bucket = bucket;
     this.#map = map;
     this.#epoch = epoch;
-    this.#places = found?.pages ?? new Map();
+    this.#locations = found?.pages ?? new Map();
     this.#packBytes = found?.packs ?? new Map();
     this.#newest = found && { seq: found.seq, packs: new Set(found.packs.keys()) };
   }
@@ -171,7 +171,7 @@ export class Checkpointer {
     try {
       await this.#addPoor(pages);
       await this.#storePages(seq, pages);
-      const root = { seq, epoch: this.#epoch, pages: this.#places };
+      const root = { seq, epoch: this.#epoch, pages: this.#locations };
       encoded = await encodeRoot(root, this.#map.segments, claims, this.#pause);
       await this.#bucket.put(checkpointKey(seq), encoded.bytes);
     } catch (error) {
@@ -181,7 +181,7 @@ export class Checkpointer {
     this.#map.thaw(true);
     const older = this.#newest;
     const packs = new Set<string>();
-    await this.#inTurns(this.#places, ([, { pack }]) => packs.add(pack));
+    await this.#inTurns(this.#locations, ([, { pack }]) => packs.add(pack));
     this.#newest = { seq, packs };
     await this.#cleanUp(seq, older);
     return { olderSeq: older?.seq ?? 0, dead: encoded.dead };
@@ -190,24 +190,24 @@ export class Checkpointer {
   /** Adds pages of packs of which less than half is still needed: what is, moves on, so that they can be deleted. */
   async #addPoor(pages: ReadonlyMap<number, MapPage | null>): Promise<void> {
     const needed = new Map<string, number>();
-    await this.#inTurns(this.#places, ([number, { pack, length }]) => {
+    await this.#inTurns(this.#locations, ([number, { pack, length }]) => {
       if (!pages.has(number)) needed.set(pack, (needed.get(pack) ?? 0) + length);
     });
-    await this.#inTurns(this.#places, ([number, { pack }]) => {
+    await this.#inTurns(this.#locations, ([number, { pack }]) => {
       const isPoor = (needed.get(pack) ?? 0) * 2 < this.#packBytes.get(pack)!;
       if (isPoor) this.#map.freezeAlso(number);
     });
   }
 
   async #storePages(seq: number, pages: ReadonlyMap<number, MapPage | null>): Promise<void> {
-    const buffer = this.#buffer ??= new Uint8Array(CHECKPOINT_PART_BYTES_MAX);
+    const buffer = this.#buffer ??= new Uint8Array(CHECKPOINT_PACK_BYTES_MAX);
     let end = 0;
-    let part = 0;
-    let pack = packKey(seq, part);
+    let packNumber = 0;
+    let pack = packKey(seq, packNumber);
     const store = async () => {
       await this.#bucket.put(pack, buffer.subarray(0, end));
       this.#packBytes.set(pack, end);
-      pack = packKey(seq, ++part);
+      pack = packKey(seq, ++packNumber);
       end = 0;
     };
     let inTurn = 0;
@@ -219,10 +219,10 @@ export class Checkpointer {
         contents = page?.frozen();
       }
       if (!contents || length === PAGE_HEADER_BYTES) {
-        this.#places.delete(number); // nothing is mapped there any more
+        this.#locations.delete(number); // nothing is mapped there any more
       } else {
         encodePage(number, contents, buffer.subarray(end, end + length));
-        this.#places.set(number, { packSeq: seq, part, pack, offset: end, length });
+        this.#locations.set(number, { packSeq: seq, packNumber, pack, offset: end, length });
         end += length;
       }
       if (page) this.#map.stored(page);

@@ -8,7 +8,7 @@
  * | 8       | 4      | bases                                                                          |
  * | 12      | 4      | patches                                                                        |
  * | 16      | 16 each | base: stripe in page, then the three words of map_page.ts                     |
- * |         | 24 each | patch, oldest first: stripe in page, first block and blocks (2 bytes each), then place: seq (8), offset, stored bytes; 0 for zeroes |
+ * |         | 24 each | patch, oldest first: stripe in page, first block and blocks (2 bytes each), then location: seq (8), offset, stored bytes; 0 for zeroes |
  *
  * | root at | size    | what                                                                 |
  * | ------- | ------- | -------------------------------------------------------------------- |
@@ -18,7 +18,7 @@
  * | 16      | 8       | seq                                                                  |
  * | 24      | 8       | epoch                                                                |
  * | 32      | 4       | segments                                                             |
- * | 36      | 24 each | page: number, part, seq of the pack (8), offset, length              |
+ * | 36      | 24 each | page: number, number and seq (8) of its pack, offset, length         |
  * |         | 16 each | segment: seq (8), stored bytes, live bytes; both 0 for a claim       |
  */
 import { crc32 } from "node:zlib";
@@ -38,9 +38,11 @@ const PAGE_BASE_BYTES = 16;
 const PAGE_PATCH_BYTES = 24;
 
 /** Where a stored page lies. */
-export interface PagePlace {
+export interface PageLocation {
+  /** Of the checkpoint that the pack was made for. */
   packSeq: number;
-  part: number;
+  /** Counts the packs of that checkpoint, from 0. */
+  packNumber: number;
   /** The key of both: one string for all pages of a pack. */
   pack: string;
   offset: number;
@@ -51,7 +53,7 @@ export interface PagePlace {
 export interface Root {
   seq: number;
   epoch: number;
-  pages: Map<number, PagePlace>;
+  pages: Map<number, PageLocation>;
 }
 
 export const CHECKPOINT_PREFIX = "checkpoint/";
@@ -65,8 +67,8 @@ export function checkpointKey(seq: number): string {
   return `${CHECKPOINT_PREFIX}${digits(seq, 10)}`;
 }
 
-export function packKey(packSeq: number, part: number): string {
-  return `${PACK_PREFIX}${digits(packSeq, 10)}/${digits(part, 4)}`;
+export function packKey(packSeq: number, packNumber: number): string {
+  return `${PACK_PREFIX}${digits(packSeq, 10)}/${digits(packNumber, 4)}`;
 }
 
 /** How long a page is when it is encoded; PAGE_HEADER_BYTES if nothing is mapped there. */
@@ -107,13 +109,13 @@ export function encodePage(
     at += PAGE_BASE_BYTES;
   }
   for (const [index, list] of patches) {
-    for (const { firstBlock, blockCount, place } of list) {
+    for (const { firstBlock, blockCount, location } of list) {
       view.setUint32(at, index, true);
       view.setUint16(at + 4, firstBlock, true);
       view.setUint16(at + 6, blockCount, true);
-      setUint64(view, at + 8, place?.seq ?? 0);
-      view.setUint32(at + 16, place?.offset ?? 0, true);
-      view.setUint32(at + 20, place?.storedBytes ?? 0, true);
+      setUint64(view, at + 8, location?.seq ?? 0);
+      view.setUint32(at + 16, location?.offset ?? 0, true);
+      view.setUint32(at + 20, location?.storedBytes ?? 0, true);
       at += PAGE_PATCH_BYTES;
     }
   }
@@ -144,7 +146,7 @@ export function parsePage(key: string, number: number, bytes: Uint8Array): MapPa
     const patch: Patch = {
       firstBlock: view.getUint16(at + 4, true),
       blockCount: view.getUint16(at + 6, true),
-      place: storedBytes === 0
+      location: storedBytes === 0
         ? null
         : { seq: getUint64(view, at + 8), offset: view.getUint32(at + 16, true), storedBytes },
     };
@@ -179,9 +181,9 @@ export async function encodeRoot(
   view.setUint32(32, segmentCount, true);
   let at = ROOT_HEADER_BYTES;
   let pages = 0;
-  for (const [number, { part, packSeq, offset, length }] of root.pages) {
+  for (const [number, { packSeq, packNumber, offset, length }] of root.pages) {
     view.setUint32(at, number, true);
-    view.setUint32(at + 4, part, true);
+    view.setUint32(at + 4, packNumber, true);
     setUint64(view, at + 8, packSeq);
     view.setUint32(at + 16, offset, true);
     view.setUint32(at + 20, length, true);
@@ -233,11 +235,11 @@ export function parseRoot(key: string, bytes: Uint8Array, map: StripeMap): Root 
   const end = at + pages * ROOT_PAGE_BYTES + segments * ROOT_SEGMENT_BYTES;
   if (end !== bytes.length) throw damaged(`what it counts ends at ${end}, not ${bytes.length}`);
   for (let left = pages; left > 0; left--, at += ROOT_PAGE_BYTES) {
-    const [packSeq, part] = [getUint64(view, at + 8), view.getUint32(at + 4, true)];
+    const [packSeq, packNumber] = [getUint64(view, at + 8), view.getUint32(at + 4, true)];
     root.pages.set(view.getUint32(at, true), {
       packSeq,
-      part,
-      pack: packKey(packSeq, part),
+      packNumber,
+      pack: packKey(packSeq, packNumber),
       offset: view.getUint32(at + 16, true),
       length: view.getUint32(at + 20, true),
     });

@@ -66,7 +66,7 @@ export class CheckpointSchedule {
     await this.#underWay;
   }
 
-  /** None begins by itself any more. */
+  /** None begins by itself before the next commit. */
   stop(): void {
     this.#cancelTimer?.();
     this.#cancelTimer = null;

@@ -6,9 +6,9 @@
  * What is stored is exact: a segment behind the checkpoint is asked for its size. What is live is as of the newest
  * checkpoint: to know it now would take the whole map and the log behind it.
  */
-import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
+import type { Bucket } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
-import { DamageError } from "../errors.ts";
+import { DamageError, noVolumeIn } from "../errors.ts";
 import { BLOCK_BYTES, DOWNLOADS_MAX } from "../limits.ts";
 import type { Weight } from "./check.ts";
 import { listCheckpoints, readRoot } from "./checkpoint.ts";

@@ -16,9 +16,8 @@ import { DamageError } from "../errors.ts";
 import { BLOCK_BYTES, DOWNLOADS_MAX, GET_BYTES_MAX, GET_GAP_BYTES_MAX } from "../limits.ts";
 import type { Contents, StripeRange } from "./contents.ts";
 import { Limiter } from "./limiter.ts";
-import type { Patch } from "./map_page.ts";
+import type { Patch, RecordLocation } from "./map_page.ts";
 import { openPart, partOf, RECORD_PREFIX_BYTES, segmentKey } from "./segment.ts";
-import type { Place } from "./stripe_map.ts";
 
 /** A stripe being fetched. */
 interface Fetch {
@@ -46,7 +45,7 @@ interface Source {
   firstBlock: number;
   endBlock: number;
   /** Of the part. */
-  place: Place;
+  location: RecordLocation;
 }
 
 const ZEROES = 0;
@@ -166,7 +165,8 @@ export class Fetcher {
       for (let block = from; block < to; block++) {
         const number = sourceOf[block] = this.#numberOf(fetch, records, block);
         if (number === ZEROES || number === NOT_WANTED || sources.has(number)) continue;
-        const { firstBlock, blockCount, place } = records[Math.floor(number / blocksPerStripe) - 1];
+        const { firstBlock, blockCount, location } =
+          records[Math.floor(number / blocksPerStripe) - 1];
         const part = number % blocksPerStripe;
         const begin = firstBlock + part * blocksPerPart;
         sources.set(number, {
@@ -174,7 +174,7 @@ export class Fetcher {
           number,
           firstBlock: begin,
           endBlock: Math.min(begin + blocksPerPart, firstBlock + blockCount),
-          place: partOf(place!, part, partBytes),
+          location: partOf(location!, part, partBytes),
         });
       }
     }
@@ -193,11 +193,11 @@ export class Fetcher {
     const { map, blocksPerStripe } = this.#contents;
     const base = map.base(stripe);
     const records = map.patches(stripe).toReversed();
-    if (base) records.push({ firstBlock: 0, blockCount: blocksPerStripe, place: base });
+    if (base) records.push({ firstBlock: 0, blockCount: blocksPerStripe, location: base });
     return records;
   }
 
-  /** Of the part that a block is to come from: from its record's place in `records` and its own in the record. */
+  /** Of the part that a block is to come from: from its record's index in `records` and its own in the record. */
   #numberOf({ stripe, slot, onlySeq }: Fetch, records: Patch[], block: number): number {
     const { cache, zeroes, blocksPerPart, blocksPerStripe } = this.#contents;
     if (cache.isValid(slot, block)) return NOT_WANTED;
@@ -206,16 +206,16 @@ export class Fetcher {
       block >= firstBlock && block < firstBlock + blockCount
     );
     const record = records[at];
-    if (!record?.place) return ZEROES;
-    if (onlySeq !== undefined && record.place.seq !== onlySeq) return NOT_WANTED;
+    if (!record?.location) return ZEROES;
+    if (onlySeq !== undefined && record.location.seq !== onlySeq) return NOT_WANTED;
     return (at + 1) * blocksPerStripe + Math.floor((block - record.firstBlock) / blocksPerPart);
   }
 
   /** One GET for parts that lie close together in one segment. */
   async #get(sources: Source[]): Promise<void> {
-    const first = sources[0].place;
+    const first = sources[0].location;
     const key = segmentKey(first.seq);
-    const length = endOf(sources[sources.length - 1].place) - first.offset;
+    const length = endOf(sources[sources.length - 1].location) - first.offset;
     try {
       // what has arrived with this request is answered first: making a GET takes tens of microseconds
       await undefined;
@@ -224,8 +224,8 @@ export class Fetcher {
       );
       if (!found) await this.#confirm();
       for (const source of sources) {
-        const at = source.place.offset - first.offset;
-        const end = endOf(source.place) - first.offset;
+        const at = source.location.offset - first.offset;
+        const end = endOf(source.location) - first.offset;
         this.#arrived(source, key, found?.bytes.subarray(at, end));
       }
     } catch (error) {
@@ -235,14 +235,14 @@ export class Fetcher {
 
   /** @param bytes undefined if the segment is not there */
   #arrived(source: Source, key: string, bytes?: Uint8Array): void {
-    const { fetch, place } = source;
+    const { fetch, location } = source;
     try {
       if (!bytes) {
-        throw new DamageError(`${key} at offset ${place.offset}: the segment is missing`);
+        throw new DamageError(`${key} at offset ${location.offset}: the segment is missing`);
       }
       const firstBlock = fetch.stripe * this.#contents.blocksPerStripe + source.firstBlock;
       const dataBytes = (source.endBlock - source.firstBlock) * BLOCK_BYTES;
-      const data = openPart(key, place.offset, firstBlock, dataBytes, bytes);
+      const data = openPart(key, location.offset, firstBlock, dataBytes, bytes);
       this.#install(source, data);
     } catch (error) {
       return this.#failed(source, error);
@@ -291,7 +291,7 @@ export class Fetcher {
 
   /** Calls `fill` for each run of still invalid blocks that come from a source; they are valid then. */
   #fillInvalid(
-    { fetch, number, firstBlock, endBlock }: Omit<Source, "place">,
+    { fetch, number, firstBlock, endBlock }: Omit<Source, "location">,
     fill: (block: number, count: number) => void,
   ): void {
     const { cache } = this.#contents;
@@ -319,21 +319,21 @@ function throwFailure({ failures, sourceOf }: Fetch, { first, end }: StripeRange
 }
 
 /** The byte behind a record, or a part of one. */
-export function endOf(place: Place): number {
-  return place.offset + RECORD_PREFIX_BYTES + place.storedBytes;
+export function endOf(location: RecordLocation): number {
+  return location.offset + RECORD_PREFIX_BYTES + location.storedBytes;
 }
 
-/** Sorts records, or parts of them, by place and groups them into what one GET each can bring. */
-export function joinNeighbours<T extends { place: Place }>(sources: T[]): T[][] {
-  sources.sort((a, b) => a.place.seq - b.place.seq || a.place.offset - b.place.offset);
+/** Sorts records, or parts of them, by location and groups them into what one GET each can bring. */
+export function joinNeighbours<T extends { location: RecordLocation }>(sources: T[]): T[][] {
+  sources.sort((a, b) => a.location.seq - b.location.seq || a.location.offset - b.location.offset);
   const groups: T[][] = [];
   for (const source of sources) {
     const group = groups.at(-1);
     const last = group?.at(-1);
     if (
-      group && last && last.place.seq === source.place.seq &&
-      source.place.offset - endOf(last.place) <= GET_GAP_BYTES_MAX &&
-      endOf(source.place) - group[0].place.offset <= GET_BYTES_MAX
+      group && last && last.location.seq === source.location.seq &&
+      source.location.offset - endOf(last.location) <= GET_GAP_BYTES_MAX &&
+      endOf(source.location) - group[0].location.offset <= GET_BYTES_MAX
     ) group.push(source);
     else groups.push([source]);
   }

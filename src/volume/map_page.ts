@@ -20,7 +20,7 @@ const KEPT_WORDS = 256 * WORDS;
 const FROZEN_WORDS = new Uint32Array(MAP_PAGE_STRIPES * WORDS);
 
 /** Where a data record lies. */
-export interface Place {
+export interface RecordLocation {
   seq: number;
   /** Of the record's first prefix. */
   offset: number;
@@ -28,13 +28,13 @@ export interface Place {
   storedBytes: number;
 }
 
-const NOWHERE: Place = { seq: 0, offset: 0, storedBytes: 0 };
+const NOWHERE: RecordLocation = { seq: 0, offset: 0, storedBytes: 0 };
 
-/** A record over a part of a stripe; without a place it is zeroes. */
+/** A record over a part of a stripe; without a location it is zeroes. */
 export interface Patch {
   firstBlock: number;
   blockCount: number;
-  place: Place | null;
+  location: RecordLocation | null;
 }
 
 export interface PageContents {
@@ -77,7 +77,7 @@ export class MapPage {
     else this.#patches?.delete(index);
   }
 
-  base(index: number): Place | null {
+  base(index: number): RecordLocation | null {
     const storedBytes = this.words[index * WORDS + 2];
     if (storedBytes === 0) return null;
     const mixed = this.words[index * WORDS + 1];
@@ -88,10 +88,10 @@ export class MapPage {
     };
   }
 
-  setBase(index: number, place: Place | null): void {
+  setBase(index: number, location: RecordLocation | null): void {
     const at = index * WORDS;
     if (this.#isFrozen) this.#keepWords(Math.floor(at / KEPT_WORDS));
-    const { seq, offset, storedBytes } = place ?? NOWHERE;
+    const { seq, offset, storedBytes } = location ?? NOWHERE;
     this.words[at] = seq >>> 0;
     this.words[at + 1] = offset | Math.floor(seq / 2 ** 32) << OFFSET_BITS;
     this.words[at + 2] = storedBytes;
@@ -120,9 +120,9 @@ export class MapPage {
     this.#keptWords = this.#keptPatches = null;
   }
 
-  #keepWords(part: number): void {
+  #keepWords(number: number): void {
     this.#keptWords ??= [];
-    this.#keptWords[part] ??= this.words.slice(part * KEPT_WORDS, (part + 1) * KEPT_WORDS);
+    this.#keptWords[number] ??= this.words.slice(number * KEPT_WORDS, (number + 1) * KEPT_WORDS);
   }
 
   /** Words and patches as they were when the page was frozen; valid until the next call for any page, within this turn. */
@@ -130,7 +130,7 @@ export class MapPage {
     const patches = this.#keptPatches ?? this.patches;
     if (this.#keptWords === null) return { words: this.words, patches };
     FROZEN_WORDS.set(this.words);
-    this.#keptWords.forEach((part, number) => FROZEN_WORDS.set(part, number * KEPT_WORDS));
+    this.#keptWords.forEach((words, number) => FROZEN_WORDS.set(words, number * KEPT_WORDS));
     return { words: FROZEN_WORDS, patches };
   }
 }

@@ -1,6 +1,6 @@
 /** The bound on what an open volume keeps in memory. */
 import {
-  CHECKPOINT_PART_BYTES_MAX,
+  CHECKPOINT_PACK_BYTES_MAX,
   DIRTY_SHARE,
   DOWNLOADS_MAX,
   GET_BYTES_MAX,
@@ -26,7 +26,7 @@ export function volumeMemoryBytesMax(options: VolumeOptions, info: VolumeInfo): 
   const map = Math.ceil(stripes / MAP_PAGE_STRIPES) * pageBytes;
   const patches = Math.min(PATCHES_MAX, stripes * 8) * 100;
   // while a checkpoint is stored, pages that change are kept as they were
-  const checkpoint = map + 2 * CHECKPOINT_PART_BYTES_MAX;
+  const checkpoint = map + 2 * CHECKPOINT_PACK_BYTES_MAX;
   const segments = (SEGMENTS_SMALL_MAX + 6 * volumeBytes / SEGMENT_DATA_BYTES_MAX) * 100;
   return cache + saved + uploads + downloads + map + patches + checkpoint + segments;
 }

@@ -8,7 +8,7 @@
  */
 import { BLOCK_BYTES, PREFETCH_BYTES_MAX } from "../limits.ts";
 import type { Done } from "./block_device.ts";
-import type { Contents, StripeRange } from "./contents.ts";
+import { blocksOf, type Contents, type StripeBytes, type StripeRange } from "./contents.ts";
 import type { Fetcher } from "./fetch.ts";
 import { ReadAhead } from "./read_ahead.ts";
 
@@ -58,18 +58,13 @@ export class ReadPath {
 
   /** The bytes in the cache, if all of the range is there. */
   lend(offset: number, length: number): Uint8Array[] | undefined {
-    const { cache, stripeBytes } = this.#contents;
+    const { cache } = this.#contents;
     const parts: Uint8Array[] = [];
-    for (let at = offset; at < offset + length;) {
-      const stripe = Math.floor(at / stripeBytes);
-      const from = at - stripe * stripeBytes;
-      const to = Math.min(stripeBytes, from + offset + length - at);
-      const slot = cache.find(stripe);
-      const first = Math.floor(from / BLOCK_BYTES);
-      const end = Math.ceil(to / BLOCK_BYTES);
+    for (const bytes of this.#contents.stripesOf(offset, offset + length)) {
+      const slot = cache.find(bytes.stripe);
+      const { first, end } = blocksOf(bytes);
       if (slot < 0 || !cache.allValid(slot, first, end - first)) return undefined;
-      parts.push(cache.bytes(slot, from, to));
-      at += to - from;
+      parts.push(cache.bytes(slot, bytes.from, bytes.to));
     }
     this.hits += parts.length;
     this.#ahead?.note(offset, length);
@@ -131,22 +126,19 @@ export class ReadPath {
 
   async #readStep(offset: number, target: Uint8Array, sinceMs: number): Promise<void> {
     const { stripeBytes } = this.#contents;
-    let missing: [stripe: number, from: number, part: Uint8Array][] = [];
-    for (let done = 0; done < target.length;) {
-      const stripe = Math.floor((offset + done) / stripeBytes);
-      const from = offset + done - stripe * stripeBytes;
-      const length = Math.min(stripeBytes - from, target.length - done);
-      missing.push([stripe, from, target.subarray(done, done + length)]);
-      done += length;
-    }
+    let missing = [...this.#contents.stripesOf(offset, offset + target.length)];
     const stripes = missing.length;
+    const targetOf = ({ stripe, from, to }: StripeBytes) => {
+      const begin = stripe * stripeBytes - offset;
+      return target.subarray(begin + from, begin + to);
+    };
     for (let isFirst = true;; isFirst = false) {
       this.#contents.assertAlive();
       const turn = this.#contents.turn();
       const parts = missing;
       missing = [];
       for (const part of parts) {
-        if (!this.#copyOut(...part)) missing.push(part);
+        if (!this.#copyOut(part.stripe, part.from, targetOf(part))) missing.push(part);
         if (turn.isOver) await turn.next();
       }
       if (isFirst) {
@@ -155,13 +147,8 @@ export class ReadPath {
       }
       if (missing.length === 0) return;
       const isWanted = () => !this.#contents.isOverdue(sinceMs);
-      const ranges = missing.map(([stripe, from, part]) => ({
-        stripe,
-        first: Math.floor(from / BLOCK_BYTES),
-        end: Math.ceil((from + part.length) / BLOCK_BYTES),
-      }));
       const around = (range: StripeRange) => this.#around(range);
-      const fetched = this.#fetcher.fetch(ranges, { around, isWanted });
+      const fetched = this.#fetcher.fetch(missing.map(blocksOf), { around, isWanted });
       await this.#contents.wait(fetched, sinceMs);
     }
   }

@@ -24,15 +24,13 @@
  */
 import { MAP_PAGE_STRIPES, PATCHES_MAX, STRIPE_PATCHES_MAX } from "../limits.ts";
 import { GroupedMap } from "./grouped_map.ts";
-import { groupOf, MapPage, type Patch, type Place } from "./map_page.ts";
+import { groupOf, MapPage, type Patch, type RecordLocation } from "./map_page.ts";
 import { RECORD_DATA, RECORD_PREFIX_BYTES, type SegmentRecord } from "./segment.ts";
 import { SegmentTable } from "./segment_table.ts";
 
-export type { Place };
-
 /** A record that a stripe is read from. */
 interface Layer {
-  place: Place | null;
+  location: RecordLocation | null;
   /** Blocks that no newer one covers. */
   visible: number;
   /** Blocks of the record. */
@@ -42,7 +40,7 @@ interface Layer {
 }
 
 /** Pages by number; null for one that was taken out. */
-export type ChangedPages = Map<number, MapPage | null>;
+type ChangedPages = Map<number, MapPage | null>;
 
 export class StripeMap {
   readonly pages = new GroupedMap<MapPage>();
@@ -75,7 +73,7 @@ export class StripeMap {
     return page !== undefined && page.isMapped(indexOf(stripe));
   }
 
-  base(stripe: number): Place | null {
+  base(stripe: number): RecordLocation | null {
     return this.pages.get(pageOf(stripe))?.base(indexOf(stripe)) ?? null;
   }
 
@@ -96,8 +94,8 @@ export class StripeMap {
     if (!page) return true;
     const patches = page.patches.get(indexOf(stripe)) ?? [];
     for (let at = patches.length - 1; at >= 0; at--) {
-      const { firstBlock, blockCount, place } = patches[at];
-      if (block >= firstBlock && block < firstBlock + blockCount) return place === null;
+      const { firstBlock, blockCount, location } = patches[at];
+      if (block >= firstBlock && block < firstBlock + blockCount) return location === null;
     }
     return !page.hasBase(indexOf(stripe));
   }
@@ -110,8 +108,8 @@ export class StripeMap {
     const stripe = Math.floor(firstBlock / this.#blocksPerStripe);
     const page = this.pages.get(pageOf(stripe));
     if (!page) return 0;
-    const layer = this.#layers(page, indexOf(stripe)).find(({ place }) =>
-      place?.seq === seq && place.offset === offset
+    const layer = this.#layers(page, indexOf(stripe)).find(({ location }) =>
+      location?.seq === seq && location.offset === offset
     );
     return layer ? liveBytesOf(layer) : 0;
   }
@@ -134,16 +132,16 @@ export class StripeMap {
   #applyData(seq: number, record: SegmentRecord): void {
     const stripe = Math.floor(record.firstBlock / this.#blocksPerStripe);
     const page = this.#pageToChange(stripe);
-    const place = { seq, offset: record.offset, storedBytes: record.storedBytes };
+    const location = { seq, offset: record.offset, storedBytes: record.storedBytes };
     if (record.blockCount === this.#blocksPerStripe) {
       this.#unmap(page, indexOf(stripe));
-      page.setBase(indexOf(stripe), place);
+      page.setBase(indexOf(stripe), location);
       this.#account(page, indexOf(stripe), 1);
     } else {
       this.#addPatch(page, indexOf(stripe), {
         firstBlock: record.firstBlock % this.#blocksPerStripe,
         blockCount: record.blockCount,
-        place,
+        location,
       });
     }
   }
@@ -166,7 +164,7 @@ export class StripeMap {
     this.#addPatch(this.#pageToChange(stripe), indexOf(stripe), {
       firstBlock: firstBlock % this.#blocksPerStripe,
       blockCount: endBlock - firstBlock,
-      place: null,
+      location: null,
     });
   }
 
@@ -311,17 +309,17 @@ export class StripeMap {
     if (patches) {
       const covered = this.#covered.fill(0);
       for (let at = patches.length - 1; at >= 0; at--) {
-        const { firstBlock, blockCount, place } = patches[at];
+        const { firstBlock, blockCount, location } = patches[at];
         let visible = 0;
         for (let block = firstBlock; block < firstBlock + blockCount; block++) {
           if (covered[block] === 0) visible++;
           covered[block] = 1;
         }
-        layers.push({ place, visible, blockCount, patch: patches[at] });
+        layers.push({ location, visible, blockCount, patch: patches[at] });
         left -= visible;
       }
     }
-    if (base) layers.push({ place: base, visible: left, blockCount: this.#blocksPerStripe });
+    if (base) layers.push({ location: base, visible: left, blockCount: this.#blocksPerStripe });
     return layers;
   }
 
@@ -335,7 +333,7 @@ export class StripeMap {
       return;
     }
     for (const layer of this.#layers(page, index)) {
-      if (layer.place) this.segments.addLive(layer.place.seq, sign * liveBytesOf(layer));
+      if (layer.location) this.segments.addLive(layer.location.seq, sign * liveBytesOf(layer));
     }
   }
 
@@ -354,8 +352,8 @@ export class StripeMap {
           if (layer.patch && layer.blockCount >= this.#blocksPerStripe) {
             throw new Error("a patch of a whole stripe");
           }
-          const { place } = layer;
-          if (place) live.set(place.seq, (live.get(place.seq) ?? 0) + liveBytesOf(layer));
+          const { location } = layer;
+          if (location) live.set(location.seq, (live.get(location.seq) ?? 0) + liveBytesOf(layer));
         }
       }
       if (`${mapped}` !== `${page.mapped}`) throw new Error("map: a group is counted wrong");
@@ -381,9 +379,9 @@ export class StripeMap {
 }
 
 /** A record counts with its prefix and the share of its bytes that are read. */
-function liveBytesOf({ place, visible, blockCount }: Layer): number {
-  if (place === null || visible === 0) return 0;
-  return RECORD_PREFIX_BYTES + Math.ceil(place.storedBytes * visible / blockCount);
+function liveBytesOf({ location, visible, blockCount }: Layer): number {
+  if (location === null || visible === 0) return 0;
+  return RECORD_PREFIX_BYTES + Math.ceil(location.storedBytes * visible / blockCount);
 }
 
 export function pageOf(stripe: number): number {

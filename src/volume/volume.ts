@@ -175,8 +175,8 @@ export class Volume implements BlockDevice {
     this.#read = new ReadPath(contents, fetcher, this.sizeBytes, options.readaheadBytes);
     this.#write = new WritePath(contents, fetcher, order, () => flush.changed());
     this.#trim = new TrimPath(contents, fetcher, order, this.#write);
-    const turn = () => sleep(clock, 0);
-    this.#checkpointer = new Checkpointer(bucket, map, writer.epoch, recovered.checkpoint, turn);
+    const pause = () => sleep(clock, 0);
+    this.#checkpointer = new Checkpointer(bucket, map, writer.epoch, recovered.checkpoint, pause);
     this.#reclaimer = new Reclaimer(contents, fetcher, flush, bucket, logger, {
       garbageBytesMin,
       checkpoint: () => this.#checkpoints.store(),
@@ -311,7 +311,7 @@ export class Volume implements BlockDevice {
     this.#flush.fail(new UsageError("the volume is closed"));
   }
 
-  /** No checkpoint and no reclaim begins by itself any more; resolves when reclaim has ended. */
+  /** No reclaim begins any more, and no checkpoint before the next commit; resolves when reclaim has ended. */
   #stopBackground(): Promise<void> {
     this.#checkpoints.stop();
     return this.#reclaimer.stop();

@@ -4,9 +4,9 @@
  * Format 2 is that of a volume whose records have parts (segment.ts); programs that know format 1 alone refuse it. All
  * others have format 1: those with stripes of up to STRIPE_UNPARTED_BYTES_MAX, and what older programs made.
  */
-import { type Bucket, noVolumeIn } from "../bucket/bucket.ts";
+import type { Bucket } from "../bucket/bucket.ts";
 import type { Clock } from "../clock.ts";
-import { DamageError, UsageError } from "../errors.ts";
+import { DamageError, noVolumeIn, UsageError } from "../errors.ts";
 import {
   BLOCK_BYTES,
   MIB,

@@ -7,8 +7,6 @@
  * or open, and that a well-behaved client beside it was served all along.
  */
 import { Buffer } from "node:buffer";
-import { setImmediate } from "node:timers";
-import type { Clock } from "../../src/clock.ts";
 import { BUSY_POLL_MS, TURN_MS_MAX } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import { BusyPoll } from "../../src/nbd/busy_poll.ts";
@@ -22,6 +20,7 @@ import { MemoryDevice, type Verb } from "../support/memory_device.ts";
 import { Seed } from "../simulation/seed.ts";
 import { Client } from "../unit/nbd/session.ts";
 import { checkReplies } from "./check_replies.ts";
+import { PassingClock } from "./clocks.ts";
 import { apply, type Change, type Disk, type Expected, interpret } from "./reference.ts";
 import { type Frames, join, makeFrames, mutate, u32 } from "./sessions.ts";
 import { isGone, type Spoil, spoilAtRandom, TlsFuzzConn, type TlsLink } from "./tls.ts";
@@ -61,49 +60,6 @@ export async function fuzz(seedNumber: number, makeLink?: MakeLink): Promise<Tot
     throw new Error(`${where}: ${(error as Error).message}`, { cause: error });
   }
   return totals;
-}
-
-/** Short times pass at once, long ones never. */
-class FuzzClock implements Clock {
-  pending = 0;
-
-  now(): number {
-    return 1_700_000_000_000;
-  }
-
-  monotonic(): number {
-    return 0;
-  }
-
-  after(delayMs: number, callback: () => void): () => void {
-    let isDue = true;
-    this.pending++;
-    const cancel = () => {
-      if (isDue) this.pending--;
-      isDue = false;
-    };
-    if (delayMs <= 100) {
-      setImmediate(() => {
-        const mayRun = isDue;
-        cancel();
-        if (mayRun) callback();
-      });
-    }
-    return cancel;
-  }
-}
-
-/** Goes on by so much whenever somebody looks. */
-class PassingClock extends FuzzClock {
-  #ms = 0;
-
-  constructor(readonly lookMs: number) {
-    super();
-  }
-
-  override monotonic(): number {
-    return this.#ms += this.lookMs;
-  }
 }
 
 /** A few looks are what is waited awake. */

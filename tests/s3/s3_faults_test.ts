@@ -77,8 +77,8 @@ Deno.test("without an endpoint it is the region that is named; one that can't be
   );
   const silence = new Error("(Connect): dns error: Name or service not known");
   const operation = { what: "open the bucket", permission: "s3:ListBucket" };
-  const place = { name: "s3://drive at AWS", bucket: "drive", region: "nowhere-1", isAws: true };
-  const failure = s3Failure(silence, operation, { ...place, clock: systemClock });
+  const target = { name: "s3://drive at AWS", bucket: "drive", region: "nowhere-1", isAws: true };
+  const failure = s3Failure(silence, operation, { ...target, clock: systemClock });
   assert(
     failure.message.includes('check the region "nowhere-1" (REGION or AWS_REGION)'),
     failure.message,

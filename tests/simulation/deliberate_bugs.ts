@@ -115,8 +115,9 @@ const BUGS: Bug[] = [
   {
     what: "a read that shares a fetch does not look what has come",
     file: "read.ts",
-    from: "if (!this.#copyOut(...part)) missing.push(part);",
-    to: "if (!this.#copyOut(...part) && isFirst) missing.push(part);",
+    from: "if (!this.#copyOut(part.stripe, part.from, targetOf(part))) missing.push(part);",
+    to:
+      "if (!this.#copyOut(part.stripe, part.from, targetOf(part)) && isFirst) missing.push(part);",
   },
   {
     what: "a trim leaves what is in the cache",

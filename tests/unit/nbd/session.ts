@@ -345,3 +345,8 @@ export function u32(value: number): Uint8Array {
 export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
+
+/** Lets requests wait until they are released, until `holds` says otherwise. */
+export function holdAll(device: MemoryDevice, verb: string): void {
+  device.holds = (candidate) => candidate === verb;
+}

@@ -1,12 +1,9 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { type Clock, systemClock } from "../../../src/clock.ts";
 import { DamageError, FencedError, TimeoutError, UnavailableError } from "../../../src/errors.ts";
-import { TURN_MS_MAX } from "../../../src/limits.ts";
 import type { Logger } from "../../../src/logger.ts";
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
-  NBD_CMD_DISC,
   NBD_CMD_FLAG_DF,
   NBD_CMD_FLAG_FAST_ZERO,
   NBD_CMD_FLAG_FUA,
@@ -23,28 +20,9 @@ import {
   NBD_ENOTSUP,
   NBD_EPERM,
 } from "../../../src/nbd/constants.ts";
-import type { MemoryDevice } from "../../support/memory_device.ts";
-import {
-  equal,
-  exportRequest,
-  join,
-  MIB,
-  optionBytes,
-  pattern,
-  request,
-  serving,
-  test,
-  u32,
-  until,
-  type Wanted,
-} from "./session.ts";
+import { equal, holdAll, MIB, pattern, request, serving, test, type Wanted } from "./session.ts";
 
 const KIB = 1024;
-
-/** Lets requests wait until they are released, until `holds` says otherwise. */
-function holdAll(device: MemoryDevice, verb: string): void {
-  device.holds = (candidate) => candidate === verb;
-}
 
 test("what was written is read, at every odd offset and length", () =>
   serving(async ({ attach, device }) => {
@@ -63,28 +41,6 @@ test("what was written is read, at every odd offset and length", () =>
       }
     }
   }));
-
-for (const offersPlaces of [false, true]) {
-  test(`payloads that exceed every buffer arrive whole, up to 32 MiB, ${offersPlaces ? "in" : "without"} places of the device`, () =>
-    serving(async ({ attach, device, server }) => {
-      device.offersPlaces = offersPlaces;
-      const client = await attach();
-      for (const length of [512 * KIB - 28, 512 * KIB - 27, 512 * KIB, MIB + 1, 32 * MIB]) {
-        const payload = pattern(length, length);
-        await client.send(
-          request({ type: NBD_CMD_WRITE, offset: 5, length, cookie: 7n }),
-          payload,
-          request({ type: NBD_CMD_READ, offset: 5, length, cookie: 8n }),
-        );
-        assertEquals((await client.reply()).cookie, 7n);
-        const { cookie, data } = await client.reply(length);
-        assertEquals(cookie, 8n);
-        assert(equal(data, payload), `${length} bytes read`);
-        assert(equal(device.bytes.subarray(5, 5 + length), payload), `${length} bytes written`);
-        await until(() => server.inFlightBytes === 0, "nothing held");
-      }
-    }, { sizeBytes: 33 * MIB }));
-}
 
 test("trim and write zeroes reach the device with their ranges, also ranges of 4 GiB", async () => {
   const sizeBytes = 64 * KIB;
@@ -339,59 +295,6 @@ test("whatever the device throws is EIO for that request and one log line, at on
   }, { logger });
 });
 
-test("a client that sends garbage is cut off, and its neighbour goes on", () =>
-  serving(async ({ attach, device, server }) => {
-    const neighbour = await attach();
-    holdAll(device, "flush");
-    await neighbour.send(request({ type: NBD_CMD_FLUSH, cookie: 9n }));
-    await device.untilHeld(1);
-    const garbage = [
-      request({ type: 0, magic: 0x25609514 }),
-      Uint8Array.of(0, 0, 0, 0),
-      pattern(100_000),
-    ];
-    for (const bytes of garbage) {
-      const client = await attach();
-      await client.send(bytes).catch(() => {});
-      await client.expectEnd();
-      await until(() => server.connections === 1, "only the neighbour left");
-    }
-    device.release();
-    assertEquals(await neighbour.reply(), { errno: 0, cookie: 9n, data: new Uint8Array(0) });
-  }));
-
-test("NBD_CMD_DISC is obeyed after everything before it is answered", () =>
-  serving(async ({ attach, device }) => {
-    const client = await attach();
-    device.bytes.set(pattern(MIB));
-    device.holds = (verb, offset) => verb === "flush" || (verb === "read" && offset === 7);
-    await client.send(
-      request({ type: NBD_CMD_READ, offset: 7, length: 200_000, cookie: 1n }),
-      request({ type: NBD_CMD_FLUSH, cookie: 2n }),
-      request({ type: NBD_CMD_READ, length: 900_000, cookie: 3n }),
-      request({ type: NBD_CMD_DISC }),
-      request({ type: NBD_CMD_READ, length: 1, cookie: 99n }),
-    );
-    assertEquals((await client.reply(900_000)).cookie, 3n);
-    await device.untilHeld(2);
-    device.releaseAll();
-    const replies = await client.replies(new Map([[1n, 200_000], [2n, 0]]));
-    assert(equal(replies.get(1n)!, device.bytes.subarray(7, 200_007)));
-    await client.expectEnd();
-  }));
-
-test("a client that only closes its sending side still gets its answers", () =>
-  serving(async ({ attach, device }) => {
-    const client = await attach();
-    holdAll(device, "flush");
-    await client.send(request({ type: NBD_CMD_FLUSH, cookie: 1n }));
-    await client.conn.closeWrite();
-    await device.untilHeld(1);
-    device.release();
-    assertEquals((await client.reply()).cookie, 1n);
-    await client.expectEnd();
-  }));
-
 test("two connections see each other's writes at once", () =>
   serving(async ({ attach }) => {
     const [one, two] = [await attach(), await attach()];
@@ -400,175 +303,4 @@ test("two connections see each other's writes at once", () =>
       const { data } = await two.call({ type: NBD_CMD_READ, offset: i, length: 5000 });
       assertEquals(data, pattern(5000, i));
     }
-  }));
-
-/** A whole life of a connection, with requests of each kind. */
-function sessionBytes(): Uint8Array {
-  return join(
-    u32(3),
-    optionBytes(7, exportRequest("disk", [3])),
-    request({ type: NBD_CMD_WRITE, length: 40 }),
-    pattern(40),
-    request({ type: NBD_CMD_READ, length: 4096 }),
-    request({ type: NBD_CMD_WRITE, flags: NBD_CMD_FLAG_FUA, offset: 5 * MIB, length: 30 }),
-    pattern(30),
-    request({ type: NBD_CMD_FLUSH }),
-    request({ type: NBD_CMD_WRITE_ZEROES, length: 100 }),
-    request({ type: NBD_CMD_TRIM, length: 100 }),
-    request({ type: NBD_CMD_DISC }),
-  );
-}
-
-test("a connection cut at any byte leaves nothing behind", () =>
-  serving(async ({ connect, server, device }) => {
-    const bytes = sessionBytes();
-    for (const slow of [false, true]) {
-      device.holds = () => slow;
-      for (let cut = 0; cut <= bytes.length; cut += slow ? 3 : 1) {
-        const client = await connect();
-        await client.send(bytes.subarray(0, cut));
-        if (cut % 2 === 0) await client.take(18);
-        client.close();
-        await until(() => {
-          device.releaseAll();
-          return server.connections === 0;
-        }, `no connection after a cut at ${cut}`);
-        assertEquals([server.inFlightBytes, server.inFlightRequests], [0, 0]);
-      }
-    }
-  }));
-
-test("a large write cut in the middle of its payload changes nothing", () =>
-  serving(async ({ attach, server, device }) => {
-    for (const sent of [0, 1, 300_000, 600_000, MIB - 1]) {
-      device.offersPlaces = !device.offersPlaces;
-      const client = await attach();
-      await client.send(request({ type: NBD_CMD_WRITE, length: MIB }), pattern(sent, 3));
-      await until(() => server.inFlightBytes + device.places.size > 0, "it is on its way");
-      assertEquals(server.inFlightBytes, device.offersPlaces ? 0 : MIB);
-      client.close();
-      await until(() => server.connections === 0, "no connection left");
-      assertEquals([server.inFlightBytes, device.places.size], [0, 0]);
-    }
-    assertEquals(device.bytes.findIndex((byte) => byte !== 0), -1);
-  }));
-
-/** A clock by which everything takes long, and how many turns were waited for by it. */
-function hurriedClock(): Clock & { turns: number } {
-  let ms = 0;
-  return {
-    ...systemClock,
-    turns: 0,
-    monotonic: () => ms += TURN_MS_MAX,
-    after(delayMs, callback) {
-      if (delayMs === 0) this.turns++;
-      return systemClock.after(delayMs, callback);
-    },
-  };
-}
-
-test("requests that arrive together and take long are served in many turns, without another byte", () => {
-  const clock = hurriedClock();
-  return serving(async ({ attach, attachStructured }) => {
-    const slow = await attachStructured();
-    const status = request({ type: NBD_CMD_BLOCK_STATUS, length: 4096 });
-    await slow.send(join(...Array(50).fill(status)));
-    for (let count = 0; count < 50; count++) assertEquals((await slow.chunk()).isLast, true);
-    assert(clock.turns >= 49, `50 requests in ${clock.turns} turns more`);
-    const quick = await attach();
-    clock.turns = 0;
-    await quick.send(join(...Array(64).fill(request({ type: NBD_CMD_READ, length: 512 }))));
-    for (let count = 0; count < 64; count++) assertEquals((await quick.reply(512)).errno, 0);
-    assert(clock.turns >= 2 && clock.turns <= 64 / 8, `64 reads in ${clock.turns} turns more`);
-  }, { clock });
-});
-
-test("what is left when a turn is over is served before the connection ends, however it ends", () => {
-  const clock = hurriedClock();
-  return serving(async ({ attach, device }) => {
-    const write = (at: number) =>
-      join(request({ type: NBD_CMD_WRITE_ZEROES, offset: at * 512, length: 512 }));
-    for (const ending of [request({ type: NBD_CMD_DISC }), new Uint8Array(0)]) {
-      device.bytes.fill(1);
-      const client = await attach();
-      await client.send(join(...Array.from({ length: 20 }, (_, at) => write(at)), ending));
-      await client.conn.closeWrite();
-      for (let count = 0; count < 20; count++) assertEquals((await client.reply()).errno, 0);
-      await client.expectEnd();
-      assertEquals(device.bytes.indexOf(1), 20 * 512);
-    }
-  }, { clock });
-});
-
-test("a large read that is cached is answered in many turns, and whole", () => {
-  const clock = hurriedClock();
-  return serving(async ({ attachStructured, device }) => {
-    device.bytes.set(pattern(8 * MIB, 3));
-    const client = await attachStructured();
-    clock.turns = 0;
-    const chunks = await client.chunks({ type: NBD_CMD_READ, offset: 5, length: 8 * MIB - 5 });
-    assert(clock.turns >= 4, `four pieces in ${clock.turns} turns more`);
-    assertEquals(chunks.filter(({ isLast }) => isLast).length, 1);
-    const bytes = new Uint8Array(8 * MIB);
-    for (const { payload } of chunks) {
-      const offset = Number(new DataView(payload.buffer, payload.byteOffset).getBigUint64(0));
-      bytes.set(payload.subarray(8), offset);
-    }
-    assert(equal(bytes.subarray(5), device.bytes.subarray(5)));
-  }, { clock, sizeBytes: 8 * MIB });
-});
-
-// ---- Payloads that have a place
-
-const LARGE = 256 * KIB;
-
-test("half of a payload is read by nobody, keeps no flush waiting, and is written when it is whole", () =>
-  serving(async ({ attach, device }) => {
-    device.offersPlaces = true;
-    const [writer, reader] = [await attach(), await attach()];
-    const payload = pattern(LARGE, 5);
-    await writer.send(
-      request({ type: NBD_CMD_WRITE, length: LARGE }),
-      payload.subarray(0, 200_000),
-    );
-    await until(() => device.places.size === 1, "a place");
-    const read = { type: NBD_CMD_READ, length: LARGE };
-    assertEquals((await reader.call({ type: NBD_CMD_FLUSH })).errno, 0);
-    assertEquals((await reader.call(read)).data.findIndex((byte) => byte !== 0), -1);
-    await writer.send(payload.subarray(200_000));
-    assertEquals((await writer.reply()).errno, 0);
-    assert(equal((await reader.call(read)).data, payload));
-  }));
-
-test("overlapping payloads of two connections take effect in the order in which they are whole", () =>
-  serving(async ({ attach, device }) => {
-    device.offersPlaces = true;
-    const [slow, quick] = [await attach(), await attach()];
-    const [old, young] = [pattern(LARGE, 1), pattern(LARGE, 2)];
-    const write = { type: NBD_CMD_WRITE, offset: 4096, length: LARGE };
-    await slow.send(request(write), young.subarray(0, LARGE - 1));
-    await until(() => device.places.size === 1, "a place");
-    assertEquals((await quick.call(write, old)).errno, 0);
-    assert(equal(device.bytes.subarray(4096, 4096 + LARGE), old));
-    await slow.send(young.subarray(LARGE - 1));
-    assertEquals((await slow.reply()).errno, 0);
-    assert(equal(device.bytes.subarray(4096, 4096 + LARGE), young));
-  }));
-
-test("a write that fails, at once or later, gives its place up, and the next is served", () =>
-  serving(async ({ attach, device }) => {
-    device.offersPlaces = true;
-    const client = await attach();
-    const write = { type: NBD_CMD_WRITE, length: LARGE };
-    device.fails = (verb) => verb === "write" ? new UnavailableError("no disk") : undefined;
-    assertEquals((await client.call(write, pattern(LARGE))).errno, NBD_EIO);
-    device.fails = () => undefined;
-    holdAll(device, "write");
-    await client.send(request(write), pattern(LARGE));
-    await device.untilHeld(1);
-    assertEquals(device.places.size, 0);
-    device.failHeld(new UnavailableError("no disk"));
-    assertEquals((await client.reply()).errno, NBD_EIO);
-    device.holds = () => false;
-    assertEquals((await client.call(write, pattern(LARGE))).errno, 0);
   }));

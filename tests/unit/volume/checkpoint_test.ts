@@ -6,53 +6,21 @@ import {
   CHECKPOINT_TURN_LOOKS,
   MAP_PAGE_STRIPES,
 } from "../../../src/limits.ts";
-import { Checkpointer, listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
+import { Checkpointer, listCheckpoints } from "../../../src/volume/checkpoint.ts";
 import { checkpointKey } from "../../../src/volume/checkpoint_format.ts";
 import { MapPage } from "../../../src/volume/map_page.ts";
-import { RECORD_DATA, RECORD_ZEROES, type SegmentRecord } from "../../../src/volume/segment.ts";
 import { StripeMap } from "../../../src/volume/stripe_map.ts";
 import { Seed } from "../../simulation/seed.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
-
-const BLOCKS = 4;
-
-const noPause = () => Promise.resolve();
-
-/** A record of `count` blocks of the stripe from its block `first` on. */
-function data(stripe: number, first = 0, count = BLOCKS): SegmentRecord {
-  const storedBytes = count * 4096;
-  const firstBlock = stripe * BLOCKS + first;
-  return {
-    kind: RECORD_DATA,
-    firstBlock,
-    blockCount: count,
-    offset: 100 + stripe % 9000,
-    storedBytes,
-  };
-}
-
-function zeroes(firstBlock: number, blockCount: number): SegmentRecord {
-  return { kind: RECORD_ZEROES, firstBlock, blockCount, offset: 0, storedBytes: 0 };
-}
-
-async function load(bucket: MemoryBucket, seq: number) {
-  const map = new StripeMap(BLOCKS);
-  const checkpoint = await loadCheckpoint(bucket, seq, map);
-  map.checkInvariants();
-  return { map, checkpoint };
-}
-
-function packKeys(bucket: MemoryBucket): string[] {
-  return [...bucket.objects.keys()].filter((key) => key.startsWith("map/")).sort();
-}
-
-/** A map with stripes on two pages, and what stores its checkpoints. */
-function mapAndCheckpointer() {
-  const bucket = new MemoryBucket();
-  const map = new StripeMap(BLOCKS);
-  map.apply(1, 100_000, [data(0), data(1), data(MAP_PAGE_STRIPES)]);
-  return { bucket, map, checkpointer: new Checkpointer(bucket, map, 3, null, noPause) };
-}
+import {
+  BLOCKS,
+  data,
+  load,
+  mapAndCheckpointer,
+  noPause,
+  packKeys,
+  zeroes,
+} from "./checkpointed_map.ts";
 
 Deno.test("a checkpoint brings back bases, patches and the live bytes of every segment", async () => {
   const { bucket, map, checkpointer } = mapAndCheckpointer();
@@ -293,59 +261,6 @@ Deno.test("a checkpoint that could not be stored leaves nothing out of the next 
   }
 });
 
-Deno.test("pages that did not change are not stored again", async () => {
-  const { bucket, map, checkpointer } = mapAndCheckpointer();
-  map.apply(2, 900_000, Array.from({ length: 6 }, (_, page) => data(page * MAP_PAGE_STRIPES)));
-  await checkpointer.store(2);
-  const before = bucket.counts.put.bytes;
-  map.apply(3, 100_000, [data(0)]);
-  await checkpointer.store(3);
-  const root = bucket.objects.get(checkpointKey(3))!.bytes.length;
-  assertEquals(bucket.counts.put.bytes - before - root, 16 + 2 * 16, "one page with two bases");
-  const { map: loaded } = await load(bucket, 3);
-  assertEquals([loaded.base(0)!.seq, loaded.base(5 * MAP_PAGE_STRIPES)!.seq], [3, 2]);
-});
-
-Deno.test("two checkpoints are kept, with every pack they need and none besides", async () => {
-  const { bucket, map, checkpointer } = mapAndCheckpointer();
-  for (let seq = 2; seq <= 14; seq++) {
-    map.apply(seq, 100_000, [data(seq % 3), data(9 + (seq % 5) * MAP_PAGE_STRIPES)]);
-    await checkpointer.store(seq);
-    const kept = await listCheckpoints(bucket);
-    assertEquals(kept, seq === 2 ? [2] : [seq, seq - 1]);
-    const needed = new Set<string>();
-    for (const checkpoint of kept) {
-      for (const pack of (await load(bucket, checkpoint)).checkpoint.packs.keys()) needed.add(pack);
-    }
-    assertEquals(packKeys(bucket), [...needed].sort(), `after checkpoint ${seq}`);
-  }
-});
-
-Deno.test("an older writer that cleans up takes nothing from the checkpoint of its successor", async () => {
-  const { bucket, map, checkpointer: old } = mapAndCheckpointer();
-  await old.store(1);
-  map.apply(2, 100, [data(1)]);
-  await old.store(2);
-  const { map: heirsMap, checkpoint } = await load(bucket, 2);
-  heirsMap.changeAll();
-  heirsMap.apply(10, 100, []);
-  const heir = new Checkpointer(bucket, heirsMap, 4, checkpoint, noPause);
-  await heir.store(10);
-  for (let seq = 3; seq < 9; seq++) {
-    map.apply(seq, 100, [data(seq), data(MAP_PAGE_STRIPES)]);
-    await old.store(seq);
-  }
-  assertEquals((await load(bucket, 10)).map.base(1)!.seq, 2);
-});
-
-Deno.test("leftovers of a checkpoint whose writer died are removed by the next", async () => {
-  const { bucket, checkpointer } = mapAndCheckpointer();
-  await bucket.put("map/0000000001/0000", new Uint8Array(9));
-  await bucket.put("map/0000000001/0007", new Uint8Array(9));
-  await checkpointer.store(2);
-  assertEquals(packKeys(bucket), ["map/0000000002/0000"]);
-});
-
 Deno.test("damage anywhere in a checkpoint is found, and the key named", async () => {
   const { bucket, map, checkpointer } = mapAndCheckpointer();
   map.apply(2, 50_000, [data(1, 1, 2), zeroes(1, 2)]);
@@ -367,49 +282,4 @@ Deno.test("damage anywhere in a checkpoint is found, and the key named", async (
     await assertRejects(() => load(missing, 2), DamageError, key);
   }
   assert((await load(bucket, 2)).map.isMapped(1));
-});
-
-Deno.test("what little an old pack has and changes while it moves on stays there, as it was", async () => {
-  const { bucket, map, checkpointer } = mapAndCheckpointer();
-  const pages = Array.from({ length: 6 }, (_, page) => page * MAP_PAGE_STRIPES);
-  map.apply(2, 900_000, pages.map((stripe) => data(stripe)));
-  await checkpointer.store(2);
-  map.apply(3, 900_000, pages.slice(0, 4).map((stripe) => data(stripe)));
-  bucket.hold("put");
-  const stored = checkpointer.store(3);
-  map.apply(4, 100_000, [data(pages[4])]); // before it is known that its pack is poor
-  map.apply(5, 100, [zeroes(pages[5] * BLOCKS, MAP_PAGE_STRIPES * BLOCKS)]);
-  bucket.release("put");
-  await stored;
-  const { map: loaded } = await load(bucket, 3);
-  assertEquals(pages.map((stripe) => loaded.base(stripe)?.seq), [3, 3, 3, 3, 2, 2]);
-  map.settle(Infinity);
-  await checkpointer.store(5);
-  const { map: next } = await load(bucket, 5);
-  assertEquals(pages.map((stripe) => next.base(stripe)?.seq), [3, 3, 3, 3, 4, undefined]);
-});
-
-Deno.test("what little an old pack still has moves on, so that the pack can go", async () => {
-  const { bucket, map, checkpointer } = mapAndCheckpointer();
-  const pages = Array.from({ length: 6 }, (_, page) => page * MAP_PAGE_STRIPES);
-  map.apply(2, 900_000, pages.map((stripe) => data(stripe)));
-  await checkpointer.store(2);
-  for (let seq = 3; seq < 12; seq++) {
-    map.apply(seq, 100_000, [data(pages[seq % 4])]); // four of the six change, in turn
-    await checkpointer.store(seq);
-  }
-  assert(!packKeys(bucket).includes("map/0000000002/0000"), `${packKeys(bucket)}`);
-  const { map: loaded } = await load(bucket, 11);
-  assertEquals(pages.map((stripe) => loaded.base(stripe)!.seq), [8, 9, 10, 11, 2, 2]);
-});
-
-Deno.test("what is about to be replaced does not keep a pack", async () => {
-  const { bucket, map, checkpointer } = mapAndCheckpointer();
-  const pages = Array.from({ length: 6 }, (_, page) => page * MAP_PAGE_STRIPES);
-  map.apply(2, 900_000, pages.map((stripe) => data(stripe)));
-  await checkpointer.store(2);
-  map.apply(3, 900_000, pages.slice(0, 4).map((stripe) => data(stripe)));
-  await checkpointer.store(3);
-  const { packs } = (await load(bucket, 3)).checkpoint;
-  assertEquals([...packs.keys()], ["map/0000000003/0000"]);
 });

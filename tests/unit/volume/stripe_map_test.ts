@@ -18,9 +18,9 @@ const LAST_BLOCK = (2 * MAP_PAGE_STRIPES + 2) * BLOCKS;
 type Model = Map<number, string>;
 
 function ownerOf(map: StripeMap, stripe: number, block: number): string | undefined {
-  for (const { firstBlock, blockCount, place } of [...map.patches(stripe)].reverse()) {
+  for (const { firstBlock, blockCount, location } of [...map.patches(stripe)].reverse()) {
     if (block < firstBlock || block >= firstBlock + blockCount) continue;
-    return place ? `${place.seq}:${place.offset}` : undefined;
+    return location ? `${location.seq}:${location.offset}` : undefined;
   }
   const base = map.base(stripe);
   return base ? `${base.seq}:${base.offset}` : undefined;
