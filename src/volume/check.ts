@@ -349,7 +349,7 @@ function isSame(a: Place, b: Place): boolean {
 }
 
 function isNamed(map: StripeMap, { firstBlock, place }: LiveRecord): boolean {
-  return map.liveBytes(place.seq, { firstBlock, offset: place.offset }) > 0;
+  return map.liveBytes(place.seq, { firstBlock, ...place }) > 0;
 }
 
 /** What the map names of these stripes. */
