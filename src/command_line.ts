@@ -92,7 +92,10 @@ export function readCommandLine(args: string[]): CommandLine {
   const words = found._.map(String);
   const command = WORDS.find((word) => word === words[0]);
   const takesDevice = command === "attach" || command === "detach";
-  if (words.length > 0 && !command) refuse(words[0], suggest(words[0], WORDS, (word) => word));
+  if (words.length > 0 && !command) {
+    const hint = suggest(words[0], WORDS, (word) => word);
+    refuse(words[0], `${hint}; without a command the drive is served`);
+  }
   const unknown = words[takesDevice ? 2 : 1];
   if (unknown !== undefined) refuse(unknown, `${command} takes no more`);
   const device = words[1] ?? "";

@@ -28,6 +28,9 @@ export function nextSignal(): Promise<void> {
 
 function ignore(): void {}
 
+/** A stop with nothing to store that takes longer says what it waits for. */
+const SILENT_STOP_MS_MAX = 1_000;
+
 /** Waits for a signal, then stores everything; a second signal gives up. Resolves to the exit code. */
 export async function drainOnSignal(
   server: NbdServer,
@@ -35,12 +38,19 @@ export async function drainOnSignal(
   around: ProgressOptions,
   onBegin: () => void,
 ): Promise<number> {
-  const { logger } = around;
+  const { clock, logger } = around;
   await nextSignal();
   onBegin();
   const second = nextSignal();
   using progress = await Progress.begin("stopping", around);
+  const cancel = clock.after(SILENT_STOP_MS_MAX, () => {
+    if (volume.unstoredBytes > 0) return; // progress is shown
+    logger.info(
+      "stopping: nothing is left to store, the lease is not released yet; a second signal gives that up",
+    );
+  });
   const end = (result: string) => {
+    cancel();
     progress[Symbol.dispose]();
     logger.info(`stopped after ${progress.seconds.toFixed(1)} s: ${result}`);
   };
@@ -57,7 +67,9 @@ export async function drainOnSignal(
     return EXIT_CLEAN;
   })();
   const givenUp = second.then(() => {
-    end(`given up: ${volume.unstoredBytes} bytes were not stored`);
+    const { unstoredBytes } = volume;
+    const also = unstoredBytes === 0 ? ", but the lease was not released" : "";
+    end(`given up: ${unstoredBytes} bytes were not stored${also}`);
     return EXIT_NOT_STORED;
   });
   return await Promise.race([drained, givenUp]).catch((error) => {

@@ -51,6 +51,14 @@ export function showInfo(name: string, about: VolumeDescription, nowMs: number):
     `${objects.all}: ${objects.log} of the log, ${objects.map} of maps, ` +
     showCount(objects.checkpoints, "checkpoint"),
   ]);
+  if (checkpoint?.missing.first) {
+    const { objects, first } = checkpoint.missing;
+    rows.push([
+      "missing",
+      `${showCount(objects, "segment")} that checkpoint ${checkpoint.seq} ` +
+      `needs, the first ${first}; "elasticdrive check" says what of the disk that is`,
+    ]);
+  }
   for (const what of unreadable) rows.push(["damaged", `${what}; "elasticdrive check" says more`]);
   return rows.map(([label, text]) => `${label.padEnd(11)} ${text}`);
 }

@@ -288,7 +288,9 @@ export const HTTP_HEAD_BYTES_MAX = 16 * KIB;
 export const HTTP_WRITE_BYTES = 256 * KIB;
 /** What is hashed in another thread: less takes a third of a millisecond, and the way there and back a tenth. */
 export const SHA256_ASIDE_BYTES = 512 * KIB;
-/** A body whose length is not announced: an error in XML. */
+/** What one PUT can have stored. Memory is taken as it arrives. */
+export const HTTP_BODY_BYTES_MAX = 5 * GIB;
+/** A body whose length is not announced, or of an error: some XML. */
 export const HTTP_BODY_BYTES_UNKNOWN_MAX = MIB;
 /** Connections left in a write that does not end. */
 export const HTTP_STUCK_MAX = 16;

@@ -9,7 +9,12 @@
  * (`isSending`). By then the body's memory may hold something else. Hence the end of a body is always sent from a
  * copy: either all of it is as it was when it was given, or the server never gets as many bytes as were announced.
  */
-import { HTTP_BODY_BYTES_UNKNOWN_MAX, HTTP_HEAD_BYTES_MAX, HTTP_WRITE_BYTES } from "../limits.ts";
+import {
+  HTTP_BODY_BYTES_MAX,
+  HTTP_BODY_BYTES_UNKNOWN_MAX,
+  HTTP_HEAD_BYTES_MAX,
+  HTTP_WRITE_BYTES,
+} from "../limits.ts";
 
 export interface HttpRequest {
   method: "GET" | "PUT";
@@ -123,6 +128,8 @@ export class HttpConnection {
     const length = headers["content-length"];
     if (length === undefined) return await this.#readToEnd();
     if (!/^\d+$/.test(length)) throw new Error(`the server sent Content-Length: ${length}`);
+    const most = status < 300 ? HTTP_BODY_BYTES_MAX : HTTP_BODY_BYTES_UNKNOWN_MAX;
+    if (Number(length) > most) throw tooLong("body", most);
     return await this.#readExactly(Number(length));
   }
 

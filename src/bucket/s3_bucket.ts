@@ -33,7 +33,13 @@ import { ConditionRefusedError } from "./bucket.ts";
 import { HttpClient } from "./http_client.ts";
 import type { HttpAnswer } from "./http_connection.ts";
 import { partOf, readBody } from "./s3_body.ts";
-import { createClient, refreshCredentials, resolveRegion, type S3Options } from "./s3_client.ts";
+import {
+  createClient,
+  refreshCredentials,
+  resolveEndpoint,
+  resolveRegion,
+  type S3Options,
+} from "./s3_client.ts";
 import { DirectRequests } from "./s3_direct.ts";
 import {
   clockFault,
@@ -73,7 +79,7 @@ export class S3Bucket implements Bucket {
       name: targetName(options),
       bucket: options.bucket,
       region: resolveRegion(options),
-      isAws: options.endpoint === undefined,
+      hostSetting: hostSettingOf(options),
       clock: deps.clock,
     };
   }
@@ -329,8 +335,17 @@ function nameOf({ bucket, prefix }: S3Options): string {
 
 /** The same with the server, for messages about reaching it. */
 export function targetName(options: S3Options): string {
-  const { endpoint } = options;
-  return `${nameOf(options)} at ${endpoint ? `ENDPOINT ${new URL(endpoint).origin}` : "AWS"}`;
+  const endpoint = resolveEndpoint(options);
+  return `${nameOf(options)} at ${endpoint ? `${endpoint.setting} ${endpoint.url.origin}` : "AWS"}`;
+}
+
+/** What to check when the host is not to be had. */
+function hostSettingOf(options: S3Options): string {
+  const setting = resolveEndpoint(options)?.setting;
+  if (setting === undefined) {
+    return `the region "${resolveRegion(options)}" (REGION or AWS_REGION), AWS_ENDPOINT_URL`;
+  }
+  return options.pathStyle ? setting : `${setting}, PATH_STYLE`;
 }
 
 /** For a command of the SDK's; `direct` is what it has been answered already, if it has. */

@@ -3,6 +3,7 @@
  */
 import { createHash } from "node:crypto";
 import { S3Client } from "@aws-sdk/client-s3";
+import { UsageError } from "../errors.ts";
 import { KEY_ID_SHOWN_CHARS } from "../limits.ts";
 import { keepSecret } from "../secrets.ts";
 import type { FetchHandler } from "./s3_http.ts";
@@ -28,6 +29,22 @@ export interface S3Options {
 export function resolveRegion(options: S3Options): string {
   return options.region || Deno.env.get("AWS_REGION") || Deno.env.get("AWS_DEFAULT_REGION") ||
     "us-east-1";
+}
+
+/**
+ * Another server than AWS, and the setting that names it. One that is named by endpoint_url in ~/.aws is known to the
+ * SDK alone.
+ *
+ * @throws UsageError if what the environment names is no URL
+ */
+export function resolveEndpoint(options: S3Options): { setting: string; url: URL } | undefined {
+  if (options.endpoint) return { setting: "ENDPOINT", url: new URL(options.endpoint) };
+  const setting = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].find((name) => Deno.env.get(name));
+  if (setting === undefined) return undefined;
+  const url = URL.parse(Deno.env.get(setting)!);
+  if (url && /^https?:$/.test(url.protocol)) return { setting, url };
+  const allowed = "a URL such as https://s3.example.com or http://127.0.0.1:9000";
+  throw new UsageError(`${setting} in the environment can't be what it is; allowed: ${allowed}`);
 }
 
 const silent = { debug() {}, info() {}, warn() {}, error() {}, trace() {} };

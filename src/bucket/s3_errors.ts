@@ -3,8 +3,8 @@
  * only a person can help, what to do.
  *
  * Everything is an `UnavailableError`; `permanent` is true where trying again can't help by itself
- * (keys, permissions, region, no such bucket). An unreachable endpoint is not permanent, though it may be a
- * slip of the pen: it is what an outage looks like.
+ * (keys, permissions, region, no such bucket, no such host). An unreachable endpoint is not permanent, though it may
+ * be a slip of the pen: it is what an outage looks like.
  */
 import type { Clock } from "../clock.ts";
 import { messageOf, UnavailableError } from "../errors.ts";
@@ -27,8 +27,8 @@ export interface Target {
   name: string;
   bucket: string;
   region: string;
-  /** No ENDPOINT is given: the region says which host it is, or the environment. */
-  isAws: boolean;
+  /** What says which host it is, as in "check ...": `ENDPOINT`. */
+  hostSetting: string;
   clock: Clock;
 }
 
@@ -206,13 +206,16 @@ function regionAdvice(error: SdkError, target: Target): string {
 
 // ---- no answer
 
-/** Errors of the network have no codes: what their text holds, and what it means; ADDRESS is where the host is from. */
+/** glibc's word for a name that the name server says is none; one that can't be asked has another. */
+const NO_SUCH_NAME = /Name or service not known/;
+
+/** Errors of the network have no codes: what their text holds, and what it means; SETTING is where the host is from. */
 const NETWORK: [RegExp, string][] = [
   [
     /dns error|failed to lookup address/,
-    "the host name is not known: check ADDRESS and the name server",
+    "the host name is not known: check SETTING and the name server",
   ],
-  [/Connection refused/, "nobody listens there: check ADDRESS"],
+  [/Connection refused/, "nobody listens there: check SETTING"],
   [/Connection reset|Broken pipe|closed before message|SendRequest/, "the connection was cut"],
   [/timed out/, "no connection in time"],
   [/No route to host|Network is unreachable/, "there is no way to the host"],
@@ -227,7 +230,7 @@ const NETWORK: [RegExp, string][] = [
   ],
 ];
 
-function explainSilence(error: SdkError, { isAws, region }: Target): Explanation {
+function explainSilence(error: SdkError, { hostSetting, region }: Target): Explanation {
   const code = codeOf(error);
   const said = messageOf(error);
   if (said.startsWith("Region not accepted")) {
@@ -248,9 +251,6 @@ function explainSilence(error: SdkError, { isAws, region }: Target): Explanation
     "",
   );
   const known = NETWORK.find(([text]) => text.test(said));
-  const address = isAws
-    ? `the region "${region}" (REGION or AWS_REGION), AWS_ENDPOINT_URL`
-    : "ENDPOINT";
-  const text = known ? `${known[1].replace("ADDRESS", address)} (${reason})` : said;
-  return { text, permanent: false };
+  const text = known ? `${known[1].replace("SETTING", hostSetting)} (${reason})` : said;
+  return { text, permanent: NO_SUCH_NAME.test(said) };
 }

@@ -62,8 +62,10 @@ function cache({ cache }: StatusReport): string {
 }
 
 function s3(span: Span): string {
-  const { awaySeconds, retries } = span.now.s3;
-  const state = awaySeconds === 0 ? "answers" : `AWAY for ${showSeconds(awaySeconds)}`;
+  const { awaySeconds, awayReason, retries } = span.now.s3;
+  // trouble says it, too
+  const reason = span.now.trouble === null && awayReason !== null ? ` (${awayReason})` : "";
+  const state = awaySeconds === 0 ? "answers" : `AWAY for ${showSeconds(awaySeconds)}${reason}`;
   const up = rateOf(span, ({ s3 }) => s3.bytesUp);
   const down = rateOf(span, ({ s3 }) => s3.bytesDown);
   return `${state}; ${perSecond(up)} up, ${perSecond(down)} down; ${retries} tried again`;

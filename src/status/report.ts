@@ -74,6 +74,8 @@ export interface StatusReport extends VolumeFigures {
     bytesDown: number;
     /** How long requests have been failing; 0 when S3 answers. */
     awaySeconds: number;
+    /** Why they fail; null when S3 answers. */
+    awayReason: string | null;
   };
   process: {
     cpuSeconds: number;

@@ -76,6 +76,7 @@ export function statusOf(drive: DriveParts): StatusReport {
       bytesUp: bucketCounts.put.bytes,
       bytesDown: bucketCounts.get.bytes,
       awaySeconds: bucket.awayMs / 1000,
+      awayReason: bucket.trouble ?? null,
     },
     process: {
       cpuSeconds: (user + system) / 1e6,

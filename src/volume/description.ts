@@ -16,7 +16,7 @@ import { CHECKPOINT_PREFIX, PACK_PREFIX, type Root } from "./checkpoint_format.t
 import { listAll } from "./keys.ts";
 import { type Host, readTenancy, type Tenancy } from "./lease.ts";
 import { Limiter } from "./limiter.ts";
-import { LOG_PREFIX, seqOfKey } from "./segment.ts";
+import { LOG_PREFIX, segmentKey, seqOfKey } from "./segment.ts";
 import { StripeMap } from "./stripe_map.ts";
 import { readVolume, type VolumeInfo } from "./volume_info.ts";
 
@@ -29,6 +29,8 @@ export interface CheckpointSummary {
   liveBytes: number;
   /** Segments that it knows, that hold something and are still there. */
   segments: Weight;
+  /** Segments that it needs and that are not there: how many, and the key of the first. */
+  missing: { objects: number; first: string | null };
 }
 
 export interface VolumeDescription {
@@ -66,7 +68,7 @@ export async function describeVolume(
   return {
     info,
     tenancy,
-    checkpoint: root && summaryOf(root, map, keys),
+    checkpoint: root && await summaryOf(bucket, root, map, keys),
     unreadable,
     newer: await weighBehind(bucket, keys, root?.seq ?? 0),
     objects: {
@@ -103,7 +105,12 @@ async function newestRoot(bucket: Bucket, info: VolumeInfo): Promise<FoundRoot> 
 }
 
 /** @param keys as they were after the root was read: what it knows and they lack was given back */
-function summaryOf({ seq, epoch, pages }: Root, map: StripeMap, keys: string[]): CheckpointSummary {
+async function summaryOf(
+  bucket: Bucket,
+  { seq, epoch, pages }: Root,
+  map: StripeMap,
+  keys: string[],
+): Promise<CheckpointSummary> {
   const segments = { objects: 0, bytes: 0 };
   for (const key of keys) {
     const use = map.segments.get(seqOfKey(key) ?? 0);
@@ -113,7 +120,23 @@ function summaryOf({ seq, epoch, pages }: Root, map: StripeMap, keys: string[]):
   }
   let mapBytes = 0;
   for (const { length } of pages.values()) mapBytes += length;
-  return { seq, epoch, mapBytes, liveBytes: map.total.liveBytes, segments };
+  const missing = await missingFrom(bucket, keys, seq, map);
+  return { seq, epoch, mapBytes, liveBytes: map.total.liveBytes, segments, missing };
+}
+
+async function missingFrom(bucket: Bucket, keys: string[], checkpoint: number, map: StripeMap) {
+  const missing: CheckpointSummary["missing"] = { objects: 0, first: null };
+  const there = new Set(keys);
+  for (const [seq, { liveBytes }] of map.segments) {
+    const key = segmentKey(seq);
+    if (liveBytes === 0 || there.has(key)) continue;
+    missing.objects++;
+    if (missing.first === null || key < missing.first) missing.first = key;
+  }
+  if (missing.objects === 0) return missing;
+  // what only an older one needs may have been given back
+  const isNewest = (await listCheckpoints(bucket))[0] === checkpoint;
+  return isNewest ? missing : { objects: 0, first: null };
 }
 
 async function weighBehind(bucket: Bucket, keys: string[], afterSeq: number): Promise<Weight> {

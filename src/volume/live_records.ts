@@ -13,7 +13,7 @@ export interface LiveRecord {
 
 /** Whether the map names the record, and so something is read from it. */
 export function isNamed(map: StripeMap, { firstBlock, location }: LiveRecord): boolean {
-  return map.liveBytes(location.seq, { firstBlock, offset: location.offset }) > 0;
+  return map.liveBytes(location.seq, { firstBlock, ...location }) > 0;
 }
 
 /** What the map names of these stripes. */

@@ -100,16 +100,19 @@ export class StripeMap {
     return !page.hasBase(indexOf(stripe));
   }
 
-  /** Bytes that are read from a data record of segment `seq`, with its prefix; 0 if the map does not name it any more. */
+  /** Bytes that are read from a data record of segment `seq`, with its prefix; 0 if the map does not name it, or another. */
   liveBytes(
     seq: number,
-    { firstBlock, offset }: Pick<SegmentRecord, "firstBlock" | "offset">,
+    { firstBlock, offset, storedBytes }: Pick<
+      SegmentRecord,
+      "firstBlock" | "offset" | "storedBytes"
+    >,
   ): number {
     const stripe = Math.floor(firstBlock / this.#blocksPerStripe);
     const page = this.pages.get(pageOf(stripe));
     if (!page) return 0;
     const layer = this.#layers(page, indexOf(stripe)).find(({ location }) =>
-      location?.seq === seq && location.offset === offset
+      location?.seq === seq && location.offset === offset && location.storedBytes === storedBytes
     );
     return layer ? liveBytesOf(layer) : 0;
   }

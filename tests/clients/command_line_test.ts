@@ -51,6 +51,14 @@ Deno.test("--help names every option and exit code, --version the version", asyn
   }
 });
 
+Deno.test("a word that is no command is refused, and says how to serve", async () => {
+  for (const word of ["start", "serve"]) {
+    const { code, stdout, stderr } = await runElasticDrive([word]);
+    assertEquals([code, stdout], [2, ""]);
+    assertMatch(stderr, /unknown argument "\w+"; .*; without a command the drive is served$/m);
+  }
+});
+
 Deno.test("an argument it does not know is refused", async () => {
   for (
     const args of [

@@ -73,6 +73,24 @@ testInDirectory({
     assertEquals(JSON.parse((await info(bucket, "--json")).stdout).partBytes, 16384);
   },
 
+  "segments that are missing are counted, and the first named": async (bucket) => {
+    await using drive = await Drive.start({ bucket, size: "32M" });
+    await qemuIo(drive, "write -P 1 0 20M", "flush");
+    await drive.stopClean();
+    const log = (await bucket.objects("log/")).map(({ key }) => key).sort();
+    assert(!/^missing/m.test((await info(bucket)).stdout));
+    for (const key of log.slice(2, 4)) await Deno.remove(`${bucket.path}/${key}`);
+    const { code, stdout } = await info(bucket);
+    assertEquals(code, 0);
+    const line = new RegExp(
+      `^missing +2 segments that checkpoint \\d+ needs, the first ${log[2]};`,
+      "m",
+    );
+    assertMatch(stdout, line);
+    const { missing } = JSON.parse((await info(bucket, "--json")).stdout).checkpoint;
+    assertEquals(missing, { objects: 2, first: log[2] });
+  },
+
   "a checkpoint that is damaged is named, and the one before it described": async (bucket) => {
     for (const value of [1, 2]) {
       await using drive = await Drive.start({ bucket, size: "32M" });

@@ -232,6 +232,29 @@ Deno.test("certificate authorities that are not there", async () => {
   }
 });
 
+Deno.test("a region or an endpoint of the environment that is not there is named, at once", async () => {
+  await using scratch = await Scratch.make();
+  const keys = "AWS_ACCESS_KEY_ID=testaccess\nAWS_SECRET_ACCESS_KEY=testsecret\n";
+  const text = `[s3]\n${keys}BUCKET=my-bucket\nVOLUMESIZE=1M\n[server]\nport=0\nstatus=off\n`;
+  const file = await scratch.write("config.ini", text);
+  await Deno.chmod(file, 0o600);
+  for (
+    const [env, message] of [
+      [{ AWS_REGION: "eu-nowhere-9" }, /at AWS\): .* check the region "eu-nowhere-9".*known\)$/],
+      [
+        { AWS_ENDPOINT_URL: "http://no-such-host.invalid/" },
+        /at AWS_ENDPOINT_URL http:\/\/no-such-host\.invalid\): .*check AWS_ENDPOINT_URL, PATH_STYLE and .*known\)$/,
+      ],
+      [
+        { AWS_ENDPOINT_URL_S3: "s3.example.com" },
+        /AWS_ENDPOINT_URL_S3 in the environment can't be what it is; allowed: a URL such as/,
+      ],
+    ] as const
+  ) {
+    assertOneLine(await runProgram(PROGRAM, ["-c", file], { env }), message);
+  }
+});
+
 testInS3({
   "a key that S3 does not know, or a secret that is not the key's": async (bucket) => {
     await makeVolume({ bucket });

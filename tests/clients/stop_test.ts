@@ -102,6 +102,24 @@ testInDirectory({
 });
 
 testInS3({
+  "a stop with nothing to store that waits for S3 says so, and can be given up": async (bucket) => {
+    await using drive = await Drive.start({ bucket, size: "64M", server: NEVER });
+    await bucket.ceph.freeze();
+    try {
+      drive.signal("SIGTERM");
+      await drive.says(
+        /stopping: nothing is left to store, the lease is not released yet; a second/,
+      );
+      assertEquals(await drive.stop("SIGINT"), 4, drive.stderr);
+      assertMatch(
+        drive.stderr,
+        /given up: 0 bytes were not stored, but the lease was not released/,
+      );
+    } finally {
+      await bucket.ceph.thaw();
+    }
+  },
+
   "a second signal while S3 is silent gives up, with exit code 4 and the bytes that were not stored":
     async (bucket) => {
       await using scratch = await Scratch.make();

@@ -60,7 +60,7 @@ Deno.test("an endpoint that can't be reached is named, with what to check", asyn
   for (const [endpoint, text] of Object.entries(cases)) {
     const open = () => S3Bucket.open(optionsFor(endpoint), deps);
     const error = await assertRejects(open, UnavailableError);
-    assert(!error.permanent);
+    assertEquals(error.permanent, endpoint.endsWith(".invalid"), "no such host");
     const start = `can't open the bucket (s3://drive at ENDPOINT ${endpoint}): ${text}`;
     assert(error.message.startsWith(start), error.message);
     assert(!error.message.includes("error sending request"), error.message);
@@ -75,14 +75,20 @@ Deno.test("without an endpoint it is the region that is named; one that can't be
     error.message.includes('at AWS): "not a region" is no region; allowed in REGION'),
     error.message,
   );
-  const silence = new Error("(Connect): dns error: Name or service not known");
   const operation = { what: "open the bucket", permission: "s3:ListBucket" };
-  const target = { name: "s3://drive at AWS", bucket: "drive", region: "nowhere-1", isAws: true };
-  const failure = s3Failure(silence, operation, { ...target, clock: systemClock });
-  assert(
-    failure.message.includes('check the region "nowhere-1" (REGION or AWS_REGION)'),
-    failure.message,
-  );
+  const target = { name: "s3://drive at AWS", bucket: "drive", region: "nowhere-1" };
+  const hostSetting = 'the region "nowhere-1"';
+  for (
+    const [said, permanent] of [
+      ["Name or service not known", true],
+      ["Temporary failure in name resolution", false],
+    ] as const
+  ) {
+    const silence = new Error(`(Connect): dns error: ${said}`);
+    const failure = s3Failure(silence, operation, { ...target, hostSetting, clock: systemClock });
+    assertEquals(failure.permanent, permanent, said);
+    assert(failure.message.includes('known: check the region "nowhere-1" and'), failure.message);
+  }
 });
 
 Deno.test("an endpoint that is a web server, not S3, is not taken for a bucket", async () => {

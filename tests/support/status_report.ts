@@ -61,6 +61,7 @@ export function idleReport(): StatusReport {
       bytesUp: 0,
       bytesDown: 0,
       awaySeconds: 0,
+      awayReason: null,
     },
     process: { cpuSeconds: 0, residentBytes: 128 * MIB },
     map: { cellBytes: GIB, cells: ".".repeat(1024) },

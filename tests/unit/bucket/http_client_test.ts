@@ -132,6 +132,8 @@ Deno.test("what is no answer is an error that says so", async () => {
     "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n": "Transfer-Encoding: gzip",
     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n": 'chunk of "-1" bytes',
     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n00200000\r\n": "body is longer",
+    "HTTP/1.1 404 Not Found\r\nContent-Length: 1048577\r\n\r\n": "body is longer than 1048576",
+    "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n": "body is longer than 5368709120",
     "HTTP/1.1 200 OK\r\n: x\r\n\r\n": "without a name",
     [`HTTP/1.1 200 ${"x".repeat(HTTP_HEAD_BYTES_MAX)}`]: "head is longer",
   };

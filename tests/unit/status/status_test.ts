@@ -16,6 +16,7 @@ Deno.test("a drive is not well once S3 has been away for more than a minute, and
   await clock.advance(59_000);
   const { s3, trouble } = statusOf(drive);
   assertEquals([s3.awaySeconds > 50, trouble], [true, null]);
+  assertEquals(s3.awayReason, "no route to it");
   await clock.advance(2_000);
   assertMatch(troubleOf(drive) ?? "", /^memory: has not served for 6\d s: no route to it$/);
   assertEquals(statusOf(drive).isFenced, false);
@@ -23,7 +24,7 @@ Deno.test("a drive is not well once S3 has been away for more than a minute, and
   await clock.advance(10_000);
   await flushed;
   const after = statusOf(drive);
-  assertEquals([after.trouble, after.s3.awaySeconds], [null, 0]);
+  assertEquals([after.trouble, after.s3.awaySeconds, after.s3.awayReason], [null, 0, null]);
   // the lease's requests failed too; each try counts, and all but the first of a request are retries
   const failed = after.s3.operations.put.errors + after.s3.operations.get.errors;
   assertEquals(failed, memory.counts.failed);

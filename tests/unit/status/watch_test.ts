@@ -78,6 +78,13 @@ Deno.test("a report in lines says how the drive is, and only what was asked of i
     lines.join("\n"),
   );
   assert(lines.some((line) => line.startsWith("S3        AWAY for 1 min 1 s; ")));
+  now.trouble = null;
+  now.s3.awayReason = "nobody listens there";
+  const soon = reportLines({ now });
+  assertEquals(soon[1], "healthy");
+  assert(
+    soon.some((line) => line.startsWith("S3        AWAY for 1 min 1 s (nobody listens there); ")),
+  );
   const rows = lines.slice(lines.findIndex((line) => line.startsWith("since the start")) + 1);
   assertEquals(rows.map((row) => row.split(/ {2,}/)), [
     ["write", "7200", "1.0", "4 KiB", "0.50 ms", "0.99 ms", "0"],

@@ -2,9 +2,10 @@
  * Objects whose checksums are right and whose contents can't be: no crash, no loop without an end, no other bytes, but
  * damage, and the object named.
  */
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { crc32 } from "node:zlib";
 import { DamageError } from "../../../src/errors.ts";
+import { VolumeCheck } from "../../../src/volume/check.ts";
 import { decodeChecked, encodeChecked } from "../../../src/volume/checked_json.ts";
 import { LEASE_KEY } from "../../../src/volume/lease.ts";
 import {
@@ -15,8 +16,9 @@ import {
   viewOf,
 } from "../../../src/volume/segment.ts";
 import { VOLUME_KEY } from "../../../src/volume/volume_info.ts";
+import { ManualClock } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
-import { blocks, firstBytes, openVolume, OPTIONS, readBytes } from "./open_volume.ts";
+import { blocks, firstBytes, hostNamed, openVolume, OPTIONS, readBytes } from "./open_volume.ts";
 
 const SEGMENT = segmentKey(2);
 const [BASE, PATCH] = [0, 1].map((index) => SEGMENT_HEADER_BYTES + index * INDEX_ENTRY_BYTES);
@@ -99,6 +101,26 @@ Deno.test("a record that is shorter than its blocks gives no bytes that were the
   const opened = await openVolume({}, { bucket });
   await assertRejects(() => readBytes(opened.volume, 0, 4096), DamageError, SEGMENT);
   opened.volume.abandon();
+});
+
+Deno.test("a map that names another length than the segment's index does is damage, for a check too", async () => {
+  const bucket = await volume(true);
+  const pack = [...bucket.objects.keys()].find((key) => key.startsWith("map/"))!;
+  const root = [...bucket.objects.keys()].find((key) => key.startsWith("checkpoint/"))!;
+  const shorter = 100;
+  change(bucket, pack, (view) => view.setUint32(16 + 12, shorter, true));
+  change(bucket, root, (view) => {
+    let at = 36 + 24; // of the only page
+    while (Number(view.getBigUint64(at, true)) !== 2) at += 16;
+    const liveBytes = view.getUint32(at + 12, true);
+    view.setUint32(at + 12, liveBytes - OPTIONS.stripeBytes! + shorter, true);
+  });
+  const check = await VolumeCheck.begin(bucket, hostNamed("here"), new ManualClock());
+  await check.run(() => {});
+  const [found, ...more] = check.findings;
+  assertEquals(more, []);
+  assertStringIncludes(found.what, `${SEGMENT} at offset`);
+  assertEquals(found.ranges, [{ offset: 0, length: OPTIONS.stripeBytes! }]);
 });
 
 Deno.test("a volume.json that describes no volume, or a lease.json that names nobody, is refused", async () => {
