@@ -1,6 +1,6 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { join } from "node:path";
-import { TimeoutError } from "../../../src/errors.ts";
+import { DamageError, TimeoutError } from "../../../src/errors.ts";
 import { JournalFolder } from "../../../src/journal/journal_folder.ts";
 import { JournaledDevice, type JournalOptions } from "../../../src/journal/journaled_device.ts";
 import { silentLogger } from "../../../src/logger.ts";
@@ -108,6 +108,25 @@ Deno.test("what is made again waits for the bucket as long as it takes, whatever
     device.holds = () => false;
     device.release();
     assertEquals([(await next).replayed, device.bytes[7]], [2, 2]);
+  }));
+
+Deno.test("a change that can't be made again is named, and what it takes to start without", () =>
+  onMachine(async ({ start }) => {
+    const { journaled } = await start(withoutBucket(), 1);
+    journaled.write(7, new Uint8Array(5));
+    for (const epoch of [2, 3]) {
+      const device = new MemoryDevice(1024 * KIB);
+      device.holds = (verb) => verb === "write";
+      const next = start(device, epoch);
+      await device.untilHeld(1);
+      device.failHeld(new DamageError("log/0000000002 at offset 100: record is damaged"));
+      const { message } = await assertRejects(() => next, DamageError);
+      assertMatch(
+        message,
+        /^the journal in \/.*\.1 has a change of 5 bytes at 7 that can't be made/,
+      );
+      assertMatch(message, /log\/0000000002 at offset 100.*journal = off.*not stored.* is lost/);
+    }
   }));
 
 Deno.test("a file goes when all in it is stored, the oldest first, and nothing is left after the end", () =>
