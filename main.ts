@@ -168,7 +168,7 @@ async function serve(settings: Settings, takeover: boolean, logger: Logger): Pro
     chance: systemChance,
     logger,
     host,
-    survivedSince: (uuid, epoch) => folder?.unbrokenSince(uuid, epoch),
+    journals: folder,
     newBuffer: hugeBuffers(),
     onReading: reading.onReading,
     onFailure: (error) => {

@@ -17,7 +17,7 @@
  *   one takes over when a flush has stored what was not recorded.
  */
 import { join } from "node:path";
-import { messageOf, TimeoutError } from "../errors.ts";
+import { DamageError, messageOf, TimeoutError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import type { BlockDevice, Done, Extent } from "../volume/block_device.ts";
 import {
@@ -95,6 +95,8 @@ export class JournaledDevice implements BlockDevice {
    *
    * What is stored may be ahead of the oldest of them. If the machine crashed when a part of them was stored, some of
    * the disk would be as it was before, and some as it was later.
+   *
+   * @throws DamageError if one can't be made for what lies under it; all are still there for the next start
    */
   async replay(): Promise<number> {
     let changes = 0;
@@ -103,7 +105,7 @@ export class JournaledDevice implements BlockDevice {
       for (const number of this.#oldFiles) {
         const bytes = Deno.readFileSync(this.#pathOf(number));
         for (const change of changesIn(bytes)) {
-          await untilInTime(() => this.#make(change));
+          await untilInTime(() => this.#make(change)).catch((error) => this.#refuse(change, error));
           changes++;
         }
         made.push([number, bytes.length]);
@@ -112,6 +114,17 @@ export class JournaledDevice implements BlockDevice {
     await (this.#device.together?.(makeAll) ?? makeAll());
     for (const [number, bytes] of made) this.#retire(number, bytes);
     return changes;
+  }
+
+  /** Under a change that covers a part of a block lies a damaged record. */
+  #refuse({ offset, length }: Change, error: unknown): never {
+    if (!(error instanceof DamageError)) throw error;
+    throw new DamageError(
+      `the journal in ${this.#path} has a change of ${length} bytes at ${offset} that can't be made ` +
+        `again: ${error.message}; with journal = off the drive starts without the journal, and all ` +
+        "that was written before the crash and not stored is lost",
+      { cause: error },
+    );
   }
 
   #make({ kind, offset, length, data }: Change): Done {

@@ -234,7 +234,8 @@ async function writeReservation(
     renewedAt: clock.now(),
     released,
     storedUpTo: before?.storedUpTo ?? 0,
-    unbrokenSince: before?.unbrokenSince,
+    // of the machine that is named
+    unbrokenSince: before?.holder.host === host.me.host ? before.unbrokenSince : undefined,
     releasedSince: before?.releasedSince,
   };
   const condition = etag === null ? { ifAbsent: true as const } : { ifMatch: etag };

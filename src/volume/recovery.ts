@@ -51,6 +51,8 @@ export interface Recovered extends VolumeState {
   replayed: number;
   /** All writers from this epoch on, up to this one, have released the volume. */
   releasedSince: number;
+  /** The newest writers before this one that have claimed the volume and stored nothing, oldest first. */
+  idle: string[];
 }
 
 /** What a volume is read from. */
@@ -76,7 +78,7 @@ export function recover(source: Source, writerId: string): Promise<Recovered> {
     if (checkpoint && checkpoint.epoch < releasedSince) log.map.changeAll();
     const state = stateAt(log, checkpoint);
     const replayed = state.lastSeq - 1 - (checkpoint?.seq ?? 0);
-    return { ...state, writer, replayed, releasedSince };
+    return { ...state, writer, replayed, releasedSince, idle: log.idle };
   });
 }
 
@@ -149,6 +151,8 @@ class LogReader {
   /** The first number not read: free, or a leftover's. */
   end: number;
   highestEpoch: number;
+  /** Writers whose claims are the newest that is stored, oldest first. */
+  idle: string[] = [];
   readonly map: StripeMap;
   readonly #bucket: Bucket;
   readonly #onReading: OnReading;
@@ -225,8 +229,10 @@ class LogReader {
     if (head.epoch > this.highestEpoch) {
       this.highestEpoch = head.epoch;
       this.#dropUnfinished();
+      this.idle.push(head.writer);
       if (head.records.length === 0) return void this.map.claims.add(head.seq);
     }
+    this.idle = [];
     this.#unfinished.push(head);
     if (!head.lastOfBatch) return;
     for (const { seq, objectBytes, records } of this.#unfinished) {

@@ -59,7 +59,7 @@ export class Volume implements BlockDevice {
   readonly epoch: number;
   /**
    * The epoch since which this machine alone has had the volume and nothing acknowledged, flushed or not, was lost: each
-   * writer stored it, or its journal survived (`survivedSince`). A client that outlives a writer, as the kernel does,
+   * writer stored it, or its journal survived (`Journals`). A client that outlives a writer, as the kernel does,
    * may go on with the next only as long as this stays the same: else it takes for written or read what is not.
    */
   readonly unbrokenSince: number;
@@ -109,7 +109,9 @@ export class Volume implements BlockDevice {
     writerId: string,
     { etag: leaseEtag, before }: Reservation,
   ): Promise<Volume> {
-    const { bucket, host } = around;
+    const { bucket, host, journals } = around;
+    const last = before?.holder.host === host.me.host ? before : undefined;
+    journals?.announce(info.uuid, writerId, last);
     const blocksPerStripe = info.stripeBytes / BLOCK_BYTES;
     const source = { ...around, blocksPerStripe, before };
     const recovered = await recover(source, writerId);
@@ -117,14 +119,14 @@ export class Volume implements BlockDevice {
       ? await growVolume(bucket, info, etag, options.volumeBytes)
       : info;
     const epochBefore = recovered.writer.epoch - 1;
+    const inherited = journals?.inherit(info.uuid, epochBefore, recovered.idle);
     // a lease of an earlier one says nothing of who has had the volume since
-    const isKnown = before?.holder.host === host.me.host && before.epoch === epochBefore;
-    const released = isKnown ? before.unbrokenSince : undefined;
-    const survived = around.survivedSince?.(info.uuid, epochBefore);
-    const volume = new Volume(options, around, grown, recovered, released ?? survived);
+    const stored = last?.epoch === epochBefore ? last.unbrokenSince : undefined;
+    const since = journals ? inherited : stored;
+    const volume = new Volume(options, around, grown, recovered, since);
     await volume.#lease.acquire(leaseEtag);
     if (before?.state === "gone") host.forget(before.holder);
-    if (survived === undefined) volume.#reclaimer.consider(); // else `together` does
+    if (inherited === undefined) volume.#reclaimer.consider(); // else `together` does
     return volume;
   }
 

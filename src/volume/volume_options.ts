@@ -38,6 +38,30 @@ export interface VolumeOptions {
   garbageBytesMin?: number;
 }
 
+/** Who had the volume last, as its lease tells. */
+export interface LastWriter {
+  epoch: number;
+  /** If it has stored all that it acknowledged, as has every one from this epoch on. */
+  unbrokenSince?: number;
+}
+
+/** What outlives the writers of this machine. */
+export interface Journals {
+  /**
+   * `writer` is about to claim the volume. It shows it to nobody before it has a journal.
+   *
+   * @param last who had it before, if that was this machine
+   */
+  announce(uuid: string, writer: string, last?: LastWriter): void;
+  /**
+   * The epoch since which nothing that the writer of `epoch` knew was lost, if all that it acknowledged and did not
+   * store will be written again before anybody uses the volume; else undefined.
+   *
+   * @param idle the newest writers that have stored nothing, oldest first; the last is that of `epoch`
+   */
+  inherit(uuid: string, epoch: number, idle: readonly string[]): number | undefined;
+}
+
 /** Everything a volume needs from the world. */
 export interface Surroundings {
   bucket: Bucket;
@@ -45,11 +69,7 @@ export interface Surroundings {
   chance: Chance;
   logger: Logger;
   host: Host;
-  /**
-   * The epoch since which nothing that the writer of `epoch` knew was lost, if all that it acknowledged and did not
-   * store will be written again before anybody uses the volume; else undefined.
-   */
-  survivedSince?: (uuid: string, epoch: number) => number | undefined;
+  journals?: Journals;
   /** Makes the memory that segments are filled in; undefined: as all other memory. */
   newBuffer?: (bytes: number) => Uint8Array;
   /** Told while the volume is opened. */

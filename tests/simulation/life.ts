@@ -114,7 +114,7 @@ export class Life {
         chance: this.#seed,
         logger: silentLogger,
         host,
-        survivedSince: (_, epoch) => this.#journal ? epoch : undefined,
+        journals: { announce() {}, inherit: (_, epoch) => this.#journal ? epoch : undefined },
         onFailure: (error) => this.#failed(error),
       });
       this.volume.checkInvariants();

@@ -18,6 +18,8 @@ export interface Bug {
 export interface Hunt {
   bugs: Bug[];
   folder: string;
+  /** What the script needs besides the environment. */
+  allow?: string[];
   /** Takes the first seed and the count, and says `seed N...: how` of the first that fails. */
   script: string;
 }
@@ -54,7 +56,7 @@ export async function hunt(hunt: Hunt, seeds: number): Promise<never> {
 
 /** Runs the seeds over a copy with the bug in it: after how many it was found, and how it showed. */
 async function find(
-  { folder, script }: Hunt,
+  { folder, script, allow = [] }: Hunt,
   bug: Bug,
   seeds: number,
 ): Promise<Found | undefined> {
@@ -68,7 +70,7 @@ async function find(
     await Deno.writeTextFile(file, (await Deno.readTextFile(file)).replace(bug.from, () => bug.to));
     const args = ["run", "--no-check", "--quiet", "--lock=deno.lock", "--frozen", "--allow-env"];
     const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: [...args, script, "1", String(seeds)],
+      args: [...args, ...allow, script, "1", String(seeds)],
       cwd: copy,
       signal: AbortSignal.timeout(30 * 60_000),
     }).output();

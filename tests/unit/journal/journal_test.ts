@@ -1,6 +1,6 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { join } from "node:path";
-import { TimeoutError } from "../../../src/errors.ts";
+import { DamageError, TimeoutError } from "../../../src/errors.ts";
 import { JournalFolder } from "../../../src/journal/journal_folder.ts";
 import { JournaledDevice, type JournalOptions } from "../../../src/journal/journaled_device.ts";
 import { silentLogger } from "../../../src/logger.ts";
@@ -46,7 +46,7 @@ async function onMachine(body: (machine: Machine) => Promise<void>): Promise<voi
     const { path, files } = folder.adopt(
       UUID,
       epoch,
-      folder.unbrokenSince(UUID, epoch - 1) ?? epoch,
+      folder.inherit(UUID, epoch - 1, []) ?? epoch,
     );
     const journaled = new JournaledDevice(device, path, files, { ...OPTIONS, ...more });
     started.push(journaled);
@@ -79,13 +79,13 @@ Deno.test("what a dead process acknowledged and did not store is made again, in 
     journaled.trim(0, 8192);
     journaled.zero(8192 + 9, 1);
     journaled.write(500 * KIB, new Uint8Array(200 * KIB).fill(3));
-    assertEquals(folder.unbrokenSince(UUID, 1), 1);
+    assertEquals(folder.inherit(UUID, 1, []), 1);
 
     const second = withoutBucket();
     const next = await start(second, 2);
     assertEquals(next.replayed, 5);
     assertEquals(second.bytes, first.bytes);
-    assertEquals([folder.unbrokenSince(UUID, 1), folder.unbrokenSince(UUID, 2)], [undefined, 1]);
+    assertEquals([folder.inherit(UUID, 1, []), folder.inherit(UUID, 2, [])], [undefined, 1]);
 
     // it dies before it could store anything: the one after makes the same changes
     const third = new MemoryDevice(1024 * KIB);
@@ -108,6 +108,25 @@ Deno.test("what is made again waits for the bucket as long as it takes, whatever
     device.holds = () => false;
     device.release();
     assertEquals([(await next).replayed, device.bytes[7]], [2, 2]);
+  }));
+
+Deno.test("a change that can't be made again is named, and what it takes to start without", () =>
+  onMachine(async ({ start }) => {
+    const { journaled } = await start(withoutBucket(), 1);
+    journaled.write(7, new Uint8Array(5));
+    for (const epoch of [2, 3]) {
+      const device = new MemoryDevice(1024 * KIB);
+      device.holds = (verb) => verb === "write";
+      const next = start(device, epoch);
+      await device.untilHeld(1);
+      device.failHeld(new DamageError("log/0000000002 at offset 100: record is damaged"));
+      const { message } = await assertRejects(() => next, DamageError);
+      assertMatch(
+        message,
+        /^the journal in \/.*\.1 has a change of 5 bytes at 7 that can't be made/,
+      );
+      assertMatch(message, /log\/0000000002 at offset 100.*journal = off.*not stored.* is lost/);
+    }
   }));
 
 Deno.test("a file goes when all in it is stored, the oldest first, and nothing is left after the end", () =>
@@ -178,7 +197,7 @@ Deno.test("the change that fills a file, or is too much for the journal, is stor
       await waiting;
       await settle();
       assertEquals([device.calls, isDealtWith()], [["write 61440 4096", "flush 0 0"], true]);
-      assertEquals(folder.unbrokenSince(UUID, 2 * epoch + 1), 2 * epoch + 1);
+      assertEquals(folder.inherit(UUID, 2 * epoch + 1, []), 2 * epoch + 1);
     }
   }));
 
@@ -190,11 +209,11 @@ Deno.test("a journal that grows too large is trusted no more, until what it lack
     const { journaled } = await start(device, 1, { bytesMax: 100 * KIB, logger });
     for (let times = 0; times < 30; times++) journaled.write(0, blocks(1, times));
     assertEquals(warnings.length, 1);
-    assertEquals(folder.unbrokenSince(UUID, 1), undefined);
+    assertEquals(folder.inherit(UUID, 1, []), undefined);
     device.holds = () => false;
     device.releaseAll();
     await settle();
-    assertEquals(folder.unbrokenSince(UUID, 1), 1);
+    assertEquals(folder.inherit(UUID, 1, []), 1);
     journaled.write(4096, blocks(1, 77));
     const next = new MemoryDevice(1024 * KIB);
     await start(next, 2);
@@ -210,7 +229,7 @@ Deno.test("a journal that can't be written fails no request, and is trusted no m
     journaled.flush(); // the next file has no folder
     journaled.write(0, blocks(1, 2));
     assertEquals(device.bytes[0], 2);
-    assertEquals(folder.unbrokenSince(UUID, 1), undefined);
+    assertEquals(folder.inherit(UUID, 1, []), undefined);
     device.releaseAll();
   }));
 
@@ -219,10 +238,10 @@ Deno.test("a journal that can't be given another name when it is given up is tru
     const folder = new JournalFolder(root, 1);
     const device = withoutBucket();
     const { journaled } = await start(device, 1, { bytesMax: 8 * KIB });
-    assertEquals(folder.unbrokenSince(UUID, 1), 1);
+    assertEquals(folder.inherit(UUID, 1, []), 1);
     await Deno.mkdir(join(root, UUID, "1.1.incomplete", "occupied"), { recursive: true });
     for (let times = 0; times < 3; times++) journaled.write(0, blocks(1, times));
-    assertEquals(folder.unbrokenSince(UUID, 1), undefined);
+    assertEquals(folder.inherit(UUID, 1, []), undefined);
     assertEquals(device.bytes[0], 2);
     device.releaseAll();
   }));
@@ -250,9 +269,9 @@ Deno.test("a journal counts for the next epoch only, and only until the machine 
   onMachine(async ({ root, start, folder }) => {
     const { journaled } = await start(withoutBucket(), 1);
     journaled.write(0, blocks(1, 1));
-    assertEquals(folder.unbrokenSince(UUID, 2), undefined, "somebody else had epoch 2");
+    assertEquals(folder.inherit(UUID, 2, []), undefined, "somebody else had epoch 2");
     const rebooted = new JournalFolder(root, Date.now() + 60_000);
-    assertEquals(rebooted.unbrokenSince(UUID, 1), undefined);
+    assertEquals(rebooted.inherit(UUID, 1, []), undefined);
     const device = new MemoryDevice(1024 * KIB);
     const late = await start(device, 4);
     assertEquals([late.replayed, device.bytes[0], late.names()], [0, 0, ["4.4"]]);
@@ -262,9 +281,8 @@ Deno.test("a volume whose process dies is whole and unbroken with its journal, a
   onMachine(async ({ folder }) => {
     const bucket = new MemoryBucket();
     const open = async (isKept: boolean) => {
-      const survivedSince = (uuid: string, epoch: number) =>
-        isKept ? folder.unbrokenSince(uuid, epoch) : undefined;
-      const { volume } = await openVolume({}, { bucket, survivedSince });
+      const journals = isKept ? folder : undefined;
+      const { volume } = await openVolume({}, { bucket, journals });
       const { info, epoch, unbrokenSince } = volume;
       const { path, files } = folder.adopt(info.uuid, epoch, unbrokenSince);
       const journaled = new JournaledDevice(volume, path, files, OPTIONS);
@@ -305,7 +323,7 @@ Deno.test("a machine that crashes while changes are made again leaves no part of
       const { volume } = await openVolume({}, {
         bucket,
         clock,
-        survivedSince: (uuid, epoch) => folder.unbrokenSince(uuid, epoch),
+        journals: folder,
       });
       const { path, files } = folder.adopt(volume.info.uuid, volume.epoch, volume.unbrokenSince);
       return { volume, path, journaled: new JournaledDevice(volume, path, files, OPTIONS) };

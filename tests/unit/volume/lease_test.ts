@@ -151,6 +151,25 @@ Deno.test("an opening that fails after a crash does not make the volume look unb
   await next.close();
 });
 
+Deno.test("an opening that fails after another machine's clean stop does not make that one's history its own", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  await volume.close();
+  const { volume: elsewhere } = await openVolume({}, { bucket, clock, host: there });
+  await elsewhere.close();
+  const { volume: back } = await openVolume({}, { bucket, clock, host: here });
+  back.write(0, blocks(1, 1));
+  await back.close();
+  bucket.flipBit(segmentKey(1), 100);
+  const checkpoints = [...bucket.objects].filter(([key]) => key.startsWith("checkpoint/"));
+  for (const [key] of checkpoints) bucket.objects.delete(key);
+  await assertRejects(() => openVolume({}, { bucket, clock, host: there }), DamageError);
+  bucket.flipBit(segmentKey(1), 100);
+  for (const [key, object] of checkpoints) bucket.objects.set(key, object);
+  const { volume: again } = await openVolume({}, { bucket, clock, host: there });
+  assertEquals(again.unbrokenSince, again.epoch);
+  await again.close();
+});
+
 Deno.test("who reads for so long that another writer comes and goes meanwhile has not an unbroken volume", async () => {
   const { volume: first, bucket, clock } = await openVolume({}, { host: here });
   await first.close();

@@ -7,7 +7,7 @@ import { BLOCK_BYTES } from "../../../src/limits.ts";
 import { type Logger, silentLogger } from "../../../src/logger.ts";
 import type { Host } from "../../../src/volume/lease.ts";
 import { Volume } from "../../../src/volume/volume.ts";
-import type { Surroundings, VolumeOptions } from "../../../src/volume/volume_options.ts";
+import type { Journals, VolumeOptions } from "../../../src/volume/volume_options.ts";
 import { fixedChance, ManualClock } from "../../support/manual_clock.ts";
 import { MemoryBucket } from "../../support/memory_bucket.ts";
 
@@ -50,8 +50,6 @@ export interface Opened<B extends Bucket = MemoryBucket> {
 
 let openings = 0;
 
-type SurvivedSince = Surroundings["survivedSince"];
-
 /** Opens a volume; in a bucket given, or in a new one. */
 export async function openVolume(
   options?: Partial<VolumeOptions>,
@@ -60,7 +58,7 @@ export async function openVolume(
     clock?: ManualClock;
     host?: Host;
     logger?: Logger;
-    survivedSince?: SurvivedSince;
+    journals?: Journals;
   },
 ): Promise<Opened>;
 export async function openVolume<B extends Bucket>(
@@ -70,7 +68,7 @@ export async function openVolume<B extends Bucket>(
     clock?: ManualClock;
     host?: Host;
     logger?: Logger;
-    survivedSince?: SurvivedSince;
+    journals?: Journals;
   },
 ): Promise<Opened<B>>;
 export async function openVolume(
@@ -80,17 +78,17 @@ export async function openVolume(
     clock?: ManualClock;
     host?: Host;
     logger?: Logger;
-    survivedSince?: SurvivedSince;
+    journals?: Journals;
   } = {},
 ): Promise<Opened<Bucket>> {
   const { bucket = new MemoryBucket(), clock = new ManualClock() } = around;
-  const { host = hostNamed("here"), logger = silentLogger, survivedSince } = around;
+  const { host = hostNamed("here"), logger = silentLogger, journals } = around;
   const failures: Error[] = [];
   const chance = { ...fixedChance(0.5), uuid: () => uuidOf(++openings) };
   const onFailure = (error: Error) => void failures.push(error);
   const volume = await Volume.open(
     { ...OPTIONS, ...options },
-    { bucket, clock, chance, logger, host, survivedSince, onFailure },
+    { bucket, clock, chance, logger, host, journals, onFailure },
   );
   return { volume, bucket, clock, failures };
 }

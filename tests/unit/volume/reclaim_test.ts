@@ -315,7 +315,7 @@ Deno.test("reclaim, which flushes, begins behind the changes of a journal that s
   await put(before, 4, 4, 4);
   before.volume.abandon();
   const { bucket } = before;
-  const opened = await openVolume(EAGER, { bucket, survivedSince: () => 1 });
+  const opened = await openVolume(EAGER, { bucket, journals: { announce() {}, inherit: () => 1 } });
   const keys = logKeys(bucket);
   await opened.volume.together(async () => {
     await opened.volume.write(0, blocks(4, 5));
