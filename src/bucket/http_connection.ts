@@ -96,10 +96,11 @@ export class HttpConnection {
     // a small body goes with the head, in one packet if it fits
     const begin = body.subarray(0, HTTP_HEAD_BYTES_MAX);
     await this.#write(begin.length === 0 ? head : joined([head, begin]));
-    for (let at = begin.length; at < body.length; at += HTTP_WRITE_BYTES) {
-      const end = at + HTTP_WRITE_BYTES;
-      await this.#write(end < body.length ? body.subarray(at, end) : body.slice(at));
+    const last = Math.max(begin.length, body.length - HTTP_HEAD_BYTES_MAX);
+    for (let at = begin.length; at < last; at += HTTP_WRITE_BYTES) {
+      await this.#write(body.subarray(at, Math.min(at + HTTP_WRITE_BYTES, last)));
     }
+    if (last < body.length) await this.#write(body.slice(last));
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
