@@ -201,7 +201,7 @@ export class NbdServer {
     const begun = [...this.#connections].filter((one) => one.transmission);
     const served = begun.filter((one) => !one.gaveWay);
     if (served.length < CONNECTIONS_MAX) return "free";
-    // A write that its client does not take keeps a socket open that Deno alone closes: not without a bound.
+    // not without a bound: their sockets are open
     const holdsSocket = (one: Connection) => one.transmission!.isWriting;
     const held = begun.filter((one) => one.gaveWay && holdsSocket(one)).length;
     const mayGo = served.filter((one) => held < CONNECTIONS_MAX || !holdsSocket(one));
@@ -242,8 +242,15 @@ export class NbdServer {
       this.#report(peer, error);
     } finally {
       closeQuietly(socket);
-      this.#connections.delete(connection);
+      this.#forget(connection);
     }
+  }
+
+  /** It has a place until its socket is closed: a write that its client does not take keeps one open that Deno alone closes. */
+  #forget(connection: Connection): void {
+    const forget = () => this.#connections.delete(connection);
+    if (connection.transmission?.isWriting) void connection.transmission.written().then(forget);
+    else forget();
   }
 
   async #handshake(

@@ -17,8 +17,7 @@
  *   connection is STALLED: it parses nothing and reads nothing until there is.
  * - A change of a new connection does not come before what older connections were sent earlier (predecessors.ts).
  *
- * Assumes: the device orders overlapping writes by the order of the calls, and borrows `data` for the
- * call only.
+ * Assumes: the device orders overlapping writes by the order of the calls, and borrows `data` for the call only.
  */
 
 import { type Clock, sleep, within } from "../clock.ts";
@@ -82,7 +81,8 @@ export class Transmission implements Predecessor, Polled {
   readonly #reader: RequestReader;
   readonly #answers: Answers;
   readonly #replies: ReplyQueue;
-
+  /** Resolves when no reply is on its way any more. */
+  readonly written = () => this.#replies.idle();
   readonly #predecessors: Predecessors;
   readonly #busyPoll: BusyPoll | undefined;
 
@@ -90,10 +90,11 @@ export class Transmission implements Predecessor, Polled {
   #readError: unknown = undefined;
   /** Requests served: with bytes received and replies sent, how far it came. */
   #moved = 0;
-  /** Since when it has not: it is stalled, or no more is to be served. */
+  /** Since when it has not: it is stalled. */
   #stuckSinceMs = Infinity;
   #movedWhenStuck = -1;
-  #over = false;
+  /** Since when no more is to be served. */
+  #overSinceMs: number | undefined = undefined;
   #stopping = false;
   #stalled = false;
   #closed = false;
@@ -128,7 +129,7 @@ export class Transmission implements Predecessor, Polled {
   }
 
   get isOver(): boolean {
-    return this.#over;
+    return this.#overSinceMs !== undefined;
   }
 
   /** Requests that wait for the device. */
@@ -155,7 +156,7 @@ export class Transmission implements Predecessor, Polled {
 
   /** `Clock.monotonic` of the moment since which it has been stalled, or at its end; Infinity if it gets on. */
   get stuckSinceMs(): number {
-    return this.#stuckSinceMs;
+    return this.#overSinceMs ?? this.#stuckSinceMs;
   }
 
   /**
@@ -169,7 +170,7 @@ export class Transmission implements Predecessor, Polled {
       await this.#drain();
       if (this.#stopping) await this.#linger();
     } finally {
-      this.#over = true;
+      this.#overSinceMs ??= this.#clock.monotonic();
       this.#busyPoll?.ends();
       this.#predecessors.forget();
       this.#close();
@@ -356,8 +357,7 @@ export class Transmission implements Predecessor, Polled {
 
   /** Everything received is answered. */
   async #drain(): Promise<void> {
-    this.#over = true;
-    this.#stuckSinceMs = this.#clock.monotonic();
+    this.#overSinceMs = this.#clock.monotonic();
     await this.#settled();
     await this.#repliesTaken();
   }

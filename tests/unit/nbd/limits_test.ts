@@ -177,6 +177,30 @@ test("a connection that takes no replies gives its place to a new one, and no ot
   }, { clock });
 });
 
+test("where only Deno closes sockets, those that gave way and whose replies nobody takes are bounded", async () => {
+  const clock = new ManualClock();
+  await serving(async ({ attach, connect, server }) => {
+    const read = request({ type: NBD_CMD_READ, length: 64 * KIB });
+    const greedy: Client[] = [];
+    for (let i = 0; i < 2 * CONNECTIONS_MAX; i++) {
+      const client = await attach();
+      greedy.push(client);
+      // every other one is stalled; the others are cut off while there is room for their replies
+      for (let k = 0; k < (i % 2 === 0 ? 100 : 8); k++) await client.send(read);
+      if (i % 2 === 1) {
+        await client.take(1);
+        await client.send(request({ type: NBD_CMD_READ, magic: 0 }));
+      }
+      await settle();
+      await clock.advance(STUCK_MS_MIN);
+    }
+    await (await connect()).expectEnd();
+    greedy[0].close();
+    await until(() => server.connections < 2 * CONNECTIONS_MAX, "its write has ended");
+    await assertServed(await attach());
+  }, { clock, open: (conn) => conn });
+});
+
 // ---- Room
 
 test("requests that hold nothing are bounded too, over all connections", () => {

@@ -27,7 +27,7 @@ import {
   NBD_STRUCTURED_REPLY_MAGIC,
 } from "../../../src/nbd/constants.ts";
 import type { RequestCounts } from "../../../src/nbd/request_counts.ts";
-import { listenUnix, NbdServer } from "../../../src/nbd/server.ts";
+import { listenUnix, NbdServer, type ServerOptions } from "../../../src/nbd/server.ts";
 import { MemoryDevice } from "../../support/memory_device.ts";
 
 export const MIB = 1 << 20;
@@ -66,13 +66,20 @@ export interface ServedOptions {
   sizeBytes?: number;
   readOnly?: boolean;
   counts?: RequestCounts;
+  open?: ServerOptions["open"];
 }
 
 /** Runs `body` with a server, closes it and its clients, and checks that nothing stayed in flight. */
 export async function serving(
   body: (served: Served) => Promise<void>,
-  { clock = systemClock, logger = silentLogger, sizeBytes = 4 * MIB, readOnly, counts }:
-    ServedOptions = {},
+  {
+    clock = systemClock,
+    logger = silentLogger,
+    sizeBytes = 4 * MIB,
+    readOnly,
+    counts,
+    open = openDirectly,
+  }: ServedOptions = {},
 ): Promise<void> {
   const directory = await Deno.makeTempDir();
   const path = `${directory}/nbd.sock`;
@@ -81,7 +88,7 @@ export async function serving(
     exportName: "disk",
     description: "a disk for tests",
     readOnly,
-    open: openDirectly,
+    open,
     busyPoll: clock === systemClock ? new BusyPoll(clock) : undefined,
     counts,
     clock,
