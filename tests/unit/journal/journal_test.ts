@@ -76,7 +76,8 @@ Deno.test("what a dead process acknowledged and did not store is made again, in 
     journaled.write(4096, blocks(3, 1));
     journaled.flush();
     journaled.write(8192 + 7, new Uint8Array(5).fill(2));
-    journaled.trim(0, 8192);
+    journaled.trim(0, 8192 + 7);
+    assertEquals([first.bytes[8191], first.bytes[8192]], [0, 1], "a part of a block stays");
     journaled.zero(8192 + 9, 1);
     journaled.write(500 * KIB, new Uint8Array(200 * KIB).fill(3));
     assertEquals(folder.inherit(UUID, 1, []), 1);
@@ -244,6 +245,66 @@ Deno.test("a journal that can't be given another name when it is given up is tru
     assertEquals(folder.inherit(UUID, 1, []), undefined);
     assertEquals(device.bytes[0], 2);
     device.releaseAll();
+  }));
+
+Deno.test("a journal that was emptied, or given up and begun anew, has all its room again", () =>
+  onMachine(async ({ start }) => {
+    const device = new MemoryDevice(1024 * KIB);
+    const warnings: string[] = [];
+    const logger = { ...silentLogger, warn: (text: string) => void warnings.push(text) };
+    const { journaled } = await start(device, 1, { bytesMax: 100 * KIB, logger });
+    const write = async (count: number) => {
+      for (let times = 0; times < count; times++) journaled.write(0, blocks(1, times));
+      await journaled.flush();
+      await settle();
+    };
+    for (let round = 0; round < 10; round++) await write(12);
+    assertEquals(warnings.length, 0);
+    device.holds = (verb) => verb === "flush";
+    for (let times = 0; times < 30; times++) journaled.write(0, blocks(1, times));
+    assertEquals(warnings.length, 1);
+    device.holds = () => false;
+    device.releaseAll();
+    await settle();
+    for (let round = 0; round < 10; round++) await write(12);
+    assertEquals(warnings.length, 1);
+  }));
+
+Deno.test("an old file stays until those before it are gone, though its own changes are stored", () =>
+  onMachine(async ({ start }) => {
+    const device = withoutBucket();
+    const { journaled, files } = await start(device, 1, { fileBytesMax: 4 * KIB });
+    journaled.write(0, blocks(1, 1));
+    journaled.write(0, blocks(1, 2));
+    assertEquals(files(), [1, 2, 3]);
+    device.failHeld(new TimeoutError("no answer"));
+    device.release(); // what the second file waits for
+    await settle();
+    assertEquals([device.heldCount, files()], [1, [1, 2, 3]]);
+    device.release();
+    await settle();
+    assertEquals(files(), [3]);
+  }));
+
+Deno.test("a record that the file system takes piece by piece is whole all the same", () =>
+  onMachine(async ({ start }) => {
+    const { journaled } = await start(withoutBucket(), 1);
+    const { prototype } = Deno.FsFile;
+    const { writeSync } = prototype;
+    prototype.writeSync = function (bytes) {
+      return writeSync.call(this, bytes.subarray(0, 1000));
+    };
+    try {
+      for (const value of [1, 2]) journaled.write(value * 4096, blocks(1, value));
+    } finally {
+      prototype.writeSync = writeSync;
+    }
+    const device = new MemoryDevice(1024 * KIB);
+    assertEquals((await start(device, 2)).replayed, 2);
+    assertEquals(
+      device.bytes.subarray(4096, 12288),
+      Uint8Array.from([...blocks(1, 1), ...blocks(1, 2)]),
+    );
   }));
 
 Deno.test("a record cut short by the end of its process was never acknowledged, and is left out", () =>
