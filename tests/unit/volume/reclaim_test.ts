@@ -2,8 +2,10 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { DamageError, FencedError } from "../../../src/errors.ts";
 import { BLOCK_BYTES, CHECKPOINT_MS } from "../../../src/limits.ts";
 import { listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
+import { checkpointKey } from "../../../src/volume/checkpoint_format.ts";
 import { segmentKey } from "../../../src/volume/segment.ts";
 import { StripeMap } from "../../../src/volume/stripe_map.ts";
+import type { VolumeOptions } from "../../../src/volume/volume_options.ts";
 import { ManualClock, settle } from "../../support/manual_clock.ts";
 import type { MemoryBucket } from "../../support/memory_bucket.ts";
 import {
@@ -48,6 +50,43 @@ async function untilQuiet({ clock, bucket }: Opened) {
     for (let i = 0; i < 20; i++) await settle();
     await clock.advance(1000);
   }
+}
+
+/** Waits for `done`, for which reclaim needs turns and no time. */
+async function during<T>(done: Promise<T>, { clock }: Opened): Promise<T> {
+  let isOver = false;
+  done.finally(() => isOver = true).catch(() => {});
+  for (let turns = 0; !isOver; turns++) {
+    assert(turns < 1000, "it takes time");
+    await clock.advance(0);
+  }
+  return await done;
+}
+
+/** A volume that rests from a round of reclaim, which took 10 s, clients being active. */
+async function resting(options: Partial<VolumeOptions> = {}): Promise<Opened> {
+  const opened = await openVolume({ ...EAGER, cacheStripes: 64, ...options });
+  const { bucket, clock, volume } = opened;
+  const blocksPerStripe = (options.stripeBytes ?? STRIPE_BYTES) / BLOCK_BYTES;
+  for (let stripe = 0; stripe < 4; stripe++) {
+    await put(opened, stripe * blocksPerStripe, blocksPerStripe, 1);
+  }
+  bucket.hold("put");
+  await volume.write(0, blocks(2 * blocksPerStripe, 2));
+  volume.flush();
+  for (const request of await heldPuts(opened, "log/")) request.release();
+  const round = await heldPuts(opened, "checkpoint/", "map/", "log/");
+  assert(round.length > 0, "no round");
+  volume.tryRead(0, new Uint8Array(1));
+  await clock.advance(10_000);
+  return opened;
+}
+
+/** Puts that are held, once there are some. */
+async function heldPuts({ bucket, clock }: Opened, ...prefixes: string[]) {
+  const isMeant = ({ key }: { key: string }) => prefixes.some((prefix) => key.startsWith(prefix));
+  for (let turns = 0; !bucket.held.some(isMeant) && turns < 100; turns++) await clock.advance(0);
+  return bucket.held.filter(isMeant);
 }
 
 /** The newest checkpoint's map. */
@@ -290,6 +329,53 @@ Deno.test("a damaged segment stays where it is, and what is in order in others m
   await assertRejects(() => readBytes(opened.volume, 0, 4096), DamageError);
   assertEquals(await firstBytes(opened.volume, 4, 12), new Array(12).fill(11));
   assert(logKeys(opened.bucket).length < 8, `left are ${logKeys(opened.bucket)}`);
+
+  // what can't be given back is no reason to try again
+  const checkpoints = await listCheckpoints(opened.bucket);
+  for (const value of [1, 2]) await put(opened, 20, 4, value);
+  await untilQuiet(opened);
+  assertEquals(await listCheckpoints(opened.bucket), checkpoints);
+});
+
+Deno.test("what died behind the older checkpoint stays: the newer may be damaged", async () => {
+  const opened = await openVolume();
+  await put(opened, 0, 4, 1);
+  await opened.clock.advance(CHECKPOINT_MS);
+  for (const value of [2, 3]) await put(opened, 0, 4, value);
+  await opened.clock.advance(CHECKPOINT_MS);
+  const [newest, older] = await listCheckpoints(opened.bucket);
+  assert(older > 0, "there are two");
+  opened.bucket.flipBit(checkpointKey(newest), 0);
+  const { volume } = await reopenAfterCrash(opened);
+  assertEquals(await firstBytes(volume, 0, 1), [3]);
+  volume.abandon();
+});
+
+Deno.test("a segment that died and was deleted while it was to be moved is no damage", async () => {
+  const logger = rememberingLogger();
+  const opened = await openVolume({ cacheStripes: 64 }, { logger });
+  await put(opened, 0, 32, 1);
+  await put(opened, 0, 16, 2);
+  opened.bucket.hold("get");
+  const request = opened.volume.reclaim(() => {});
+  for (let turns = 0; opened.bucket.held.length === 0; turns++) {
+    assert(turns < 100, "reclaim does not begin");
+    await opened.clock.advance(0);
+  }
+  const { key } = opened.bucket.held[0];
+  await put(opened, 0, 32, 3);
+  for (const value of [4, 5]) {
+    await opened.clock.advance(CHECKPOINT_MS);
+    await put(opened, 100, 1, value);
+  }
+  await opened.clock.advance(CHECKPOINT_MS);
+  assert(!opened.bucket.objects.has(key), `${key} was not deleted`);
+  opened.bucket.release("get");
+  await opened.clock.advance(100 * CHECKPOINT_MS); // it rests nine times as long as it took
+  await request;
+  assertEquals(logger.warnings, []);
+  assertEquals(await firstBytes(opened.volume, 0, 1), [3]);
+  opened.volume.abandon();
 });
 
 Deno.test("objects of the log that no table knows are swept away at an opening's first checkpoint", async () => {
@@ -341,4 +427,21 @@ Deno.test("while clients are active, reclaim rests nine times as long as it work
   }
   assert(workedMs > 100, `worked ${workedMs} ms in all`);
   assert(restedMs > 8 * workedMs, `worked ${workedMs} ms, rested ${restedMs}`);
+});
+
+Deno.test("who closes, or asks for all to be given back, waits for no rest of reclaim", async () => {
+  for (const how of ["close before", "close", "reclaim"]) {
+    const opened = await resting();
+    const { bucket, clock, volume } = opened;
+    if (how !== "close before") {
+      bucket.release("put");
+      for (let turns = 0; turns < 100; turns++) await clock.advance(0);
+    }
+    const sinceMs = clock.monotonic();
+    const done = how === "reclaim" ? volume.reclaim(() => {}) : volume.close();
+    bucket.release("put");
+    await during<unknown>(done, opened);
+    assertEquals(clock.monotonic(), sinceMs);
+    volume.abandon();
+  }
 });
