@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { DamageError, FencedError } from "../../../src/errors.ts";
-import { BLOCK_BYTES, CHECKPOINT_MS } from "../../../src/limits.ts";
+import { BLOCK_BYTES, CHECKPOINT_MS, MIB } from "../../../src/limits.ts";
 import { listCheckpoints, loadCheckpoint } from "../../../src/volume/checkpoint.ts";
 import { checkpointKey } from "../../../src/volume/checkpoint_format.ts";
 import { segmentKey } from "../../../src/volume/segment.ts";
@@ -85,7 +85,7 @@ async function resting(options: Partial<VolumeOptions> = {}): Promise<Opened> {
 /** Puts that are held, once there are some. */
 async function heldPuts({ bucket, clock }: Opened, ...prefixes: string[]) {
   const isMeant = ({ key }: { key: string }) => prefixes.some((prefix) => key.startsWith(prefix));
-  for (let turns = 0; !bucket.held.some(isMeant) && turns < 100; turns++) await clock.advance(0);
+  for (let turns = 0; !bucket.held.some(isMeant) && turns < 20; turns++) await clock.advance(0);
   return bucket.held.filter(isMeant);
 }
 
@@ -441,6 +441,43 @@ Deno.test("who closes, or asks for all to be given back, waits for no rest of re
     const done = how === "reclaim" ? volume.reclaim(() => {}) : volume.close();
     bucket.release("put");
     await during<unknown>(done, opened);
+    assertEquals(clock.monotonic(), sinceMs);
+    volume.abandon();
+  }
+});
+
+Deno.test("reclaim rests no longer once clients have stored nine times as much as it may have", async () => {
+  for (const isBefore of [true, false]) {
+    const opened = await resting({ stripeBytes: MIB, volumeBytes: 16 * MIB });
+    const { bucket, clock, volume } = opened;
+    const turns = async () => {
+      for (let turn = 0; turn < 100; turn++) await clock.advance(0);
+    };
+    const store = async (times: number) => {
+      for (let time = 0; time < times; time++) {
+        await volume.write(8 * MIB, blocks(8 * MIB / BLOCK_BYTES, 1 + time));
+        let isOver = false;
+        Promise.resolve(volume.flush()).then(() => isOver = true);
+        while (!isOver) {
+          for (const request of await heldPuts(opened, "log/")) request.release();
+          await clock.advance(0);
+        }
+      }
+    };
+    if (!isBefore) {
+      bucket.release("put");
+      await turns();
+    }
+    const sinceMs = clock.monotonic();
+    const [before = 0] = await listCheckpoints(bucket);
+    await store(8);
+    await turns();
+    assertEquals((await listCheckpoints(bucket))[0] ?? 0, before, "it rests, or works");
+    await store(3);
+    bucket.release("put");
+    await turns();
+    const [newest, older] = await listCheckpoints(bucket);
+    assert(isBefore ? older > before : newest > before, `${older}, ${newest} behind ${before}`);
     assertEquals(clock.monotonic(), sinceMs);
     volume.abandon();
   }
