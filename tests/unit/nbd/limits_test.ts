@@ -217,6 +217,17 @@ test("requests that hold nothing are bounded too, over all connections", () => {
   assertEquals([woken, inFlight.mustWait(newcomer, 0)], [1, false]);
 });
 
+test("one connection takes half of the room at most, and none that has something takes more when all is taken", () => {
+  const inFlight = new InFlight();
+  const [greedy, modest, newcomer] = [new Share(), new Share(), new Share()];
+  inFlight.holdBytes(greedy, IN_FLIGHT_BYTES_MAX / 2);
+  inFlight.holdBytes(modest, IN_FLIGHT_BYTES_MAX / 2 - 1);
+  const mustWait = () => [greedy, modest, newcomer].map((share) => inFlight.mustWait(share, 1));
+  assertEquals(mustWait(), [true, false, false]);
+  inFlight.holdBytes(new Share(), 1);
+  assertEquals(mustWait(), [true, true, false]);
+});
+
 test("small requests of ever new connections don't pass the bound either", () => {
   const inFlight = new InFlight();
   let begun = 0;

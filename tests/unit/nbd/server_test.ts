@@ -242,12 +242,35 @@ test("several listeners lead to one disk, and one connection is as good as the o
   await Deno.remove(directory);
 });
 
+test("while no connection can be accepted the server tries ten times a second, and goes on", async () => {
+  const clock = new ManualClock();
+  const warnings: string[] = [];
+  const logger = { ...silentLogger, warn: (line: string) => void warnings.push(line) };
+  const server = new NbdServer(new MemoryDevice(MIB), {
+    exportName: "disk",
+    description: "",
+    clock,
+    logger,
+  });
+  const { promise, reject } = Promise.withResolvers<Deno.Conn>();
+  let left = 10;
+  server.serve({
+    accept: () => left-- > 0 ? Promise.reject(new Error("too many open files")) : promise,
+    close: () => reject(new Error("closed")),
+  } as Deno.Listener);
+  await clock.advance(899);
+  assertEquals(warnings.length, 9);
+  await clock.advance(10_000);
+  assertEquals([warnings.length, left], [10, -1]);
+  await server.close();
+});
+
 test("a socket is for its owner only, and the umask is what it was", async () => {
   const directory = await Deno.makeTempDir();
-  const umask = Deno.umask();
+  const umask = Deno.umask(0o027);
   const listener = await listenUnix(`${directory}/s`);
   assertEquals((await Deno.stat(`${directory}/s`)).mode! & 0o777, 0o600);
-  assertEquals(Deno.umask(), umask);
+  assertEquals(Deno.umask(umask), 0o027);
   listener.close();
   await Deno.remove(directory, { recursive: true });
 });

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { DamageError } from "../../../src/errors.ts";
+import { DamageError, UnavailableError } from "../../../src/errors.ts";
 import { BLOCK_BYTES } from "../../../src/limits.ts";
 import { settle } from "../../support/manual_clock.ts";
 import {
@@ -157,6 +157,16 @@ Deno.test("a GET cut short is an error, and the next one is tried afresh", async
   const { volume, bucket } = await openStored(2);
   bucket.truncateGets(1);
   await assertRejects(() => readBytes(volume, 0, 2 * STRIPE_BYTES), DamageError);
+  volume.checkInvariants();
+  assertEquals(await firstBytes(volume, 0, 8), [1, 1, 1, 1, 2, 2, 2, 2]);
+  volume.abandon();
+});
+
+Deno.test("a GET that fails fails the read of all that it was to bring, and the next one is tried afresh", async () => {
+  const { volume, bucket } = await openStored(2);
+  bucket.failGets(1);
+  await assertRejects(() => readBytes(volume, 0, 2 * STRIPE_BYTES), UnavailableError);
+  assertEquals(bucket.counts.get.requests, 1);
   volume.checkInvariants();
   assertEquals(await firstBytes(volume, 0, 8), [1, 1, 1, 1, 2, 2, 2, 2]);
   volume.abandon();

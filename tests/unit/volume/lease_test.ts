@@ -225,6 +225,21 @@ Deno.test("a clean stop gives the volume back: anyone may open it at once", asyn
   next.abandon();
 });
 
+Deno.test("a renewal that is under way at a clean stop does not come behind it", async () => {
+  const { volume, bucket, clock } = await openVolume({}, { host: here });
+  bucket.hold("put");
+  await clock.advance(LEASE_RENEW_MS);
+  await bucket.untilHeld(1);
+  let isOver = false;
+  const closed = volume.close().then(() => isOver = true);
+  await settle();
+  for (; !isOver; await settle()) bucket.held.at(-1)?.release();
+  await closed;
+  bucket.release("put");
+  await settle();
+  assertEquals(leaseIn(bucket).released, true);
+});
+
 Deno.test("a renewal that fails does not stop the disk, and the next one is made", async () => {
   const logger = rememberingLogger();
   const { volume, bucket, clock, failures } = await openVolume({}, { host: here, logger });

@@ -98,6 +98,13 @@ Deno.test("a segment that is missing though it was known stored is damage, and n
   assertEquals([...bucket.objects.keys()], before, "nothing was touched");
 });
 
+Deno.test("the newest segment that was known stored is missed, too", async () => {
+  const bucket = new MemoryBucket();
+  for (const seq of [1, 2]) await put(bucket, seq);
+  await put(bucket, 4, { storedUpTo: 3 });
+  await assertRejects(() => open(bucket), DamageError, segmentKey(3));
+});
+
 Deno.test("the first of all segments missing is damage too", async () => {
   const bucket = new MemoryBucket();
   for (const seq of [1, 2, 3]) await put(bucket, seq);

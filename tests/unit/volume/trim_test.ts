@@ -1,5 +1,5 @@
-import { assert, assertEquals } from "@std/assert";
-import { BLOCK_BYTES, GIB, TIB } from "../../../src/limits.ts";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { BLOCK_BYTES, GIB, TIB, ZERO_RUNS_MAX } from "../../../src/limits.ts";
 import { Contents } from "../../../src/volume/contents.ts";
 import { parseSegmentHead, RECORD_ZEROES } from "../../../src/volume/segment.ts";
 import { StripeCache } from "../../../src/volume/stripe_cache.ts";
@@ -206,4 +206,24 @@ Deno.test("zeroing is fast in whole blocks, unless it would have to wait", async
   assert(!volume.zeroesFast(0, 3 * stripe), "a write waits for room");
   volume.abandon();
   await waiting?.catch(() => {});
+});
+
+Deno.test("a disk in tatters has its zeroes stored before there are too many to remember", async () => {
+  const { volume } = await openVolume({ volumeBytes: GIB });
+  const trimNext = (at: number) => volume.trim(2 * at * BLOCK_BYTES, BLOCK_BYTES);
+  for (let at = 0; at < ZERO_RUNS_MAX; at++) assertEquals(trimNext(at), undefined);
+  const waiting = trimNext(ZERO_RUNS_MAX);
+  assert(waiting !== undefined, "there is no bound");
+  await waiting;
+  assertEquals(trimNext(ZERO_RUNS_MAX + 1), undefined);
+  volume.abandon();
+});
+
+Deno.test("a trim of no whole block changes nothing, but of a volume that has failed it fails", async () => {
+  const { volume } = await openVolume();
+  await volume.write(0, blocks(2, 1));
+  assertEquals(volume.trim(1, 2 * BLOCK_BYTES - 2), undefined);
+  assertEquals(await firstBytes(volume, 0, 2), [1, 1]);
+  volume.abandon();
+  assertThrows(() => volume.trim(1, 2 * BLOCK_BYTES - 2), Error, "closed");
 });
