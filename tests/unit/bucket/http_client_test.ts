@@ -112,6 +112,23 @@ Deno.test("a connection that rested and was closed by the server is replaced, on
   });
 });
 
+Deno.test("a connection that is to be closed, or on which more came than the answer, is not used again", async () => {
+  const answers = [
+    "HTTP/1.1 200 OK\r\nConnection: Keep-Alive, Close\r\nContent-Length: 1\r\n\r\n1",
+    "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n!",
+    "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n3",
+  ];
+  const serve = async (connection: Deno.Conn, number: number) => {
+    while (await readHead(connection) !== null) {
+      await connection.write(bytesOf(answers[number - 1]));
+    }
+  };
+  await withServer(serve, async (request, { connections }) => {
+    assertEquals([await request(), await request(), await request()], ["200 1", "200 2", "200 3"]);
+    assertEquals(connections.length, 3);
+  });
+});
+
 Deno.test("a connection that has rested for long is not trusted", async () => {
   const answer = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
   await withServer(answer, async (request, { clock, connections }) => {

@@ -87,11 +87,11 @@ Deno.test("a try without an answer ends after 30 s and its bytes", async () => {
   assertEquals(clock.pending, 0);
 });
 
-Deno.test("on a line that serves others the next try has twice as long", async () => {
+Deno.test("on a line that serves others the next try has twice as long, up to eight times", async () => {
   const { clock, inner, bucket } = setUp({ serving: true, random: 0 });
-  inner.hangPutsBeforeApply(2);
+  inner.hangPutsBeforeApply(5);
   const put = bucket.put("a", new Uint8Array(8 << 20));
-  for (const seconds of [94, 188]) {
+  for (const seconds of [94, 188, 376, 752, 752]) {
     const before = inner.counts.put.requests;
     await bucket.list("");
     await clock.advance(seconds * 1000 - 1);
@@ -104,11 +104,21 @@ Deno.test("on a line that serves others the next try has twice as long", async (
 
 Deno.test("a try that hangs ends even if the bucket below does not hear the signal", async () => {
   const { clock, inner, bucket } = setUp({ serving: true, random: 0 });
-  let calls = 0;
-  inner.list = () => ++calls === 1 ? new Promise(() => {}) : Promise.resolve([]);
+  const signals: AbortSignal[] = [];
+  inner.list = (_prefix, _startAfter, signal) =>
+    signals.push(signal!) === 1 ? new Promise(() => {}) : Promise.resolve([]);
   const list = bucket.list("log/");
   await clock.advance(30_000);
   assertEquals(await list, []);
+  assertEquals(signals.map(({ aborted }) => aborted), [true, false], "it was told");
+  assertEquals(clock.pending, 0);
+  inner.list = () => new Promise(() => {});
+  const caller = new AbortController();
+  const given = assertRejects(() => bucket.list("log/", "", caller.signal), Error, "enough");
+  await settle();
+  caller.abort(new Error("enough"));
+  await given;
+  assertEquals(clock.pending, 0);
 });
 
 Deno.test("a starting program hears at once what a person must lift", async () => {

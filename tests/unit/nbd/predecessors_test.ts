@@ -11,13 +11,15 @@ const LOOK_MS = 10;
 async function looks(
   older: { isOver?: boolean; waitsForClient: boolean; emptiesALook: number; movedALook: number },
   most: number,
+  waitsAtFirst = older.waitsForClient,
 ): Promise<number> {
   const clock = new ManualClock();
   let served = false;
-  const at = { isOver: false, moved: 0, emptied: 0, ...older };
+  const at = { isOver: false, moved: 0, emptied: 0, ...older, waitsForClient: waitsAtFirst };
   const predecessors = new Predecessors([at], clock, () => served = true);
   if (predecessors.areServed()) return 0;
   let count = 1;
+  at.waitsForClient = older.waitsForClient;
   for (; !served && count < most; count++) {
     at.moved += older.movedALook;
     at.emptied += older.emptiesALook;
@@ -33,6 +35,7 @@ const quiet = { waitsForClient: true, emptiesALook: 0, movedALook: 0 };
 Deno.test("who has ended is not waited for, and who is quiet until that is sure", async () => {
   assertEquals(await looks({ ...quiet, isOver: true }, 10), 0);
   assertEquals(await looks(quiet, 10), 2);
+  assertEquals(await looks(quiet, 10, false), 3, "at one look it was busy");
 });
 
 Deno.test("who always has something under way, but reads all there is, is not waited for longer", async () => {
@@ -45,5 +48,7 @@ Deno.test("who sends without a pause is waited for until it has taken what a soc
 });
 
 Deno.test("who waits for the device is waited for as long as that takes", async () => {
-  assertEquals(await looks({ ...quiet, waitsForClient: false }, 1000), Infinity);
+  const busy = { ...quiet, waitsForClient: false };
+  assertEquals(await looks(busy, 1000), Infinity);
+  assertEquals(await looks({ ...busy, emptiesALook: 1 }, 1000), Infinity);
 });
