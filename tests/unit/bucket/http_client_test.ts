@@ -2,7 +2,13 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { HttpClient } from "../../../src/bucket/http_client.ts";
 import type { HttpRequest } from "../../../src/bucket/http_connection.ts";
-import { HTTP_HEAD_BYTES_MAX, HTTP_STUCK_MAX, MIB, S3_IDLE_MS_MAX } from "../../../src/limits.ts";
+import {
+  HTTP_BODY_BYTES_UNKNOWN_MAX,
+  HTTP_HEAD_BYTES_MAX,
+  HTTP_STUCK_MAX,
+  MIB,
+  S3_IDLE_MS_MAX,
+} from "../../../src/limits.ts";
 import { ManualClock } from "../../support/manual_clock.ts";
 
 const GET: HttpRequest = { method: "GET", path: "/a", headers: { host: "x" } };
@@ -153,6 +159,7 @@ Deno.test("what is no answer is an error that says so", async () => {
     "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n": "body is longer than 5368709120",
     "HTTP/1.1 200 OK\r\n: x\r\n\r\n": "without a name",
     [`HTTP/1.1 200 ${"x".repeat(HTTP_HEAD_BYTES_MAX)}`]: "head is longer",
+    [`HTTP/1.1 200 OK\r\n\r\n${"x".repeat(HTTP_BODY_BYTES_UNKNOWN_MAX + 1)}`]: "body is longer",
   };
   for (const [answer, message] of Object.entries(cases)) {
     await withServer(answering(answer), async (request) => {

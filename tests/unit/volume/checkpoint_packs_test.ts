@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { MAP_PAGE_STRIPES } from "../../../src/limits.ts";
 import { Checkpointer, listCheckpoints } from "../../../src/volume/checkpoint.ts";
-import { checkpointKey } from "../../../src/volume/checkpoint_format.ts";
+import { checkpointKey, packKey } from "../../../src/volume/checkpoint_format.ts";
 import {
   BLOCKS,
   data,
@@ -38,6 +38,25 @@ Deno.test("two checkpoints are kept, with every pack they need and none besides"
     }
     assertEquals(packKeys(bucket), [...needed].sort(), `after checkpoint ${seq}`);
   }
+});
+
+Deno.test("roots are deleted before their packs: at no moment is there one whose packs are gone", async () => {
+  const { bucket, map, checkpointer } = mapAndCheckpointer();
+  for (const seq of [1, 2]) {
+    map.apply(seq + 1, 100_000, [data(0), data(MAP_PAGE_STRIPES)]);
+    await checkpointer.store(seq);
+  }
+  map.apply(4, 100_000, [data(0), data(MAP_PAGE_STRIPES)]);
+  bucket.hold("delete");
+  const stored = checkpointer.store(3);
+  const deleted: string[] = [];
+  for (let at = 0; at < 2; at++) {
+    await bucket.untilHeld(1);
+    deleted.push(bucket.held[0].key);
+    bucket.held[0].release();
+  }
+  await stored;
+  assertEquals(deleted, [checkpointKey(1), packKey(1, 0)]);
 });
 
 Deno.test("an older writer that cleans up takes nothing from the checkpoint of its successor", async () => {

@@ -266,3 +266,15 @@ Deno.test("the checkpoint behind a trim of many pages says that nothing is live"
   map.checkInvariants();
   assertEquals(map.total.liveBytes, 0);
 });
+
+Deno.test("a stop right behind a checkpoint stores none once more", async () => {
+  const { volume, bucket, clock } = await openVolume();
+  await volume.write(0, blocks(4, 1));
+  await volume.flush();
+  await clock.advance(CHECKPOINT_MS);
+  const [newest] = await listCheckpoints(bucket);
+  assertEquals(newest, 2);
+  const { requests } = bucket.counts.put;
+  await volume.close();
+  assertEquals(bucket.counts.put.requests - requests, 1, "the lease");
+});
