@@ -1,5 +1,5 @@
 /** Requests without the SDK's middleware are signed as AWS's own examples are, and go where the SDK's went last. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertNotEquals } from "@std/assert";
 import { ListObjectsV2Command } from "@aws-sdk/client-s3";
 import { createClient, type S3Options } from "../../../src/bucket/s3_client.ts";
 import type { HttpRequest } from "../../../src/bucket/http_connection.ts";
@@ -51,7 +51,7 @@ async function opened(options: S3Options) {
   const before = await direct.send("GET", "too-early", {}, undefined);
   assertEquals([before, http.sent.length], [undefined, 0]);
   await client.send(new ListObjectsV2Command({ Bucket: options.bucket }));
-  return { direct, sent: http.sent, close: () => client.destroy() };
+  return { direct, client, clock, sent: http.sent, close: () => client.destroy() };
 }
 
 function signatureOf({ headers }: Sent): string | undefined {
@@ -113,6 +113,31 @@ Deno.test("over HTTPS a body has a CRC-32 that is signed, and is not signed itse
     "host;x-amz-checksum-crc32;x-amz-content-sha256;x-amz-date",
   );
   close();
+});
+
+Deno.test("a signature goes by the day, the clock's correction and the keys of its own moment", async () => {
+  const dayMs = 86_400_000;
+  const long = await opened(EXAMPLE);
+  const sentBy = async ({ direct, sent }: typeof long) => {
+    await direct.send("GET", "a", {}, undefined);
+    return sent.at(-1)!;
+  };
+  await sentBy(long);
+  await long.clock.advance(dayMs);
+  const fresh = await opened(EXAMPLE);
+  fresh.client.config.systemClockOffset = dayMs;
+  const before = await sentBy(long);
+  assertEquals(before, await sentBy(fresh));
+  assertEquals(before.headers["x-amz-date"], "20130525T000000Z");
+  const secretAccessKey = "another";
+  const rotated = await opened({ ...EXAMPLE, secretAccessKey });
+  const keys = await rotated.client.config.credentials();
+  rotated.client.config.systemClockOffset = dayMs;
+  long.client.config.credentials = () => Promise.resolve(keys);
+  const last = await sentBy(long);
+  assertEquals(last, await sentBy(rotated));
+  assertNotEquals(signatureOf(last), signatureOf(before));
+  for (const { close } of [long, fresh, rotated]) close();
 });
 
 Deno.test("a body that was prepared is not hashed again, however often it is sent", async () => {
