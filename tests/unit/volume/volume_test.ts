@@ -6,7 +6,6 @@ import {
   GIB,
   MAP_PAGE_STRIPES,
   MIB,
-  SETTLE_TURN_PAGES,
   TIB,
 } from "../../../src/limits.ts";
 import { decodeChecked, encodeChecked } from "../../../src/volume/checked_json.ts";
@@ -250,13 +249,14 @@ Deno.test("the memory a volume may take is stated, and covers its cache and its 
 
 Deno.test("the checkpoint behind a trim of many pages says that nothing is live", async () => {
   const stripeBytes = OPTIONS.stripeBytes!;
-  const pages = 4 * SETTLE_TURN_PAGES;
+  const pages = 8;
   const pageBytes = MAP_PAGE_STRIPES * stripeBytes;
-  const { volume, bucket, clock } = await openVolume({ volumeBytes: pages * pageBytes });
+  const { volume, bucket, clock } = await openVolume({
+    volumeBytes: pages * pageBytes,
+    turnMs: 0,
+  });
   for (let page = 0; page < pages; page++) await volume.write(page * pageBytes, blocks(4, 1));
-  await volume.flush();
   await volume.trim(0, pages * pageBytes);
-  await volume.flush();
   let isClosed = false;
   const closed = volume.close().finally(() => isClosed = true);
   while (!isClosed) await clock.advance(1);
