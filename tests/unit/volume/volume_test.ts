@@ -266,3 +266,33 @@ Deno.test("the checkpoint behind a trim of many pages says that nothing is live"
   map.checkInvariants();
   assertEquals(map.total.liveBytes, 0);
 });
+
+Deno.test("what a trim of many pages leaves of live bytes goes a page at a time, if a turn is no longer", async () => {
+  const stripeBytes = OPTIONS.stripeBytes!;
+  const pages = 8;
+  const pageBytes = MAP_PAGE_STRIPES * stripeBytes;
+  const { volume, clock } = await openVolume({ volumeBytes: pages * pageBytes, turnMs: 0 });
+  const flush = async () => {
+    const flushed = volume.flush();
+    await clock.advance(0);
+    await flushed;
+  };
+  for (let page = 0; page < pages; page++) volume.write(page * pageBytes, blocks(4, 1));
+  await flush();
+  const live = [volume.figures().log.liveBytes];
+  const after = clock.after.bind(clock);
+  clock.after = (delayMs, callback) =>
+    after(delayMs, () => {
+      live.push(volume.figures().log.liveBytes);
+      callback();
+    });
+  volume.trim(0, pages * pageBytes);
+  await flush();
+  const [all] = live;
+  live.push(volume.figures().log.liveBytes);
+  assertEquals(
+    [...new Set(live)],
+    Array.from({ length: pages + 1 }, (_, n) => all - n * all / pages),
+  );
+  volume.abandon();
+});
