@@ -172,8 +172,8 @@ export const SEAL_SHARE = 1 / 8;
 /** Stripes with dirty blocks, or runs of zeroes, that are sealed unasked, however large the cache: sealed in one turn. */
 export const SEAL_STRIPES_MAX = 4096;
 /**
- * What is done in pieces (a buffer of small requests, a large read or write, filling segments, a commit) gives way to all
- * else after so long. Giving way takes 2 ms, a timer's; nobody is to wait for 20.
+ * What is done in pieces (a buffer of small requests, a large read or write, filling segments, a commit, settling the
+ * map) gives way to all else after so long. Giving way takes 2 ms, a timer's; nobody is to wait for 20.
  */
 export const TURN_MS_MAX = 4;
 /** Zero runs not yet in the map; past it a trim waits for an upload. */
@@ -217,11 +217,6 @@ export const CHECKPOINT_PACK_BYTES_MAX = 8 * MIB;
 export const CHECKPOINT_TURN_LOOKS = 4096;
 /** Encoding a page takes as long as so many looks. */
 export const CHECKPOINT_PAGE_LOOKS = CHECKPOINT_TURN_LOOKS / 8;
-/**
- * Pages of which the live bytes are settled in one turn: a millisecond if neighbours are in one segment, ten if each
- * stripe is in another of two million.
- */
-export const SETTLE_TURN_PAGES = 2;
 /** Garbage below this is left: with four segments of 8 MiB nobody's bill changes. */
 export const RECLAIM_BYTES_MIN = 32 * MIB;
 /** Reclaim begins when garbage is half as much as what is live, and ends when it is a third. */

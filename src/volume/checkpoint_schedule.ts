@@ -6,7 +6,7 @@
  */
 import { type Clock, sleep } from "../clock.ts";
 import { messageOf } from "../errors.ts";
-import { CHECKPOINT_MS, CHECKPOINT_SEGMENTS, SETTLE_TURN_PAGES } from "../limits.ts";
+import { CHECKPOINT_MS, CHECKPOINT_SEGMENTS } from "../limits.ts";
 import type { Logger } from "../logger.ts";
 import type { Checkpointer } from "./checkpoint.ts";
 import type { Contents } from "./contents.ts";
@@ -74,17 +74,19 @@ export class CheckpointSchedule {
 
   async #settle(): Promise<void> {
     this.#isSettling = true;
-    while (this.#settleSome()) await sleep(this.#clock, 0);
+    const { map } = this.#contents;
+    if (!map.isSettled) {
+      const turn = this.#contents.turn();
+      await turn.next(); // that of a commit has had its share
+      while (map.settle(1)) if (turn.isOver) await turn.next();
+    }
     this.#isSettling = false;
     this.#reclaimer.consider();
   }
 
-  #settleSome(): boolean {
-    return this.#contents.map.settle(SETTLE_TURN_PAGES);
-  }
-
   async #store(): Promise<boolean> {
-    while (this.#settleSome() || this.#flush.isCommitting) await sleep(this.#clock, 0);
+    const isReady = () => this.#contents.map.isSettled && !this.#flush.isCommitting;
+    while (!isReady() && this.#contents.failure === null) await sleep(this.#clock, 0);
     const seq = this.#flush.committedSeq;
     if (this.#contents.failure || seq === this.#checkpointer.newestSeq) return false;
     if (this.#flush.isContinued) return false; // no wait: that may take as long as the bucket is away

@@ -78,14 +78,24 @@ export class MapPage {
   }
 
   base(index: number): RecordLocation | null {
-    const storedBytes = this.words[index * WORDS + 2];
+    const storedBytes = this.baseBytes(index);
     if (storedBytes === 0) return null;
-    const mixed = this.words[index * WORDS + 1];
     return {
-      seq: this.words[index * WORDS] + (mixed >>> OFFSET_BITS) * 2 ** 32,
-      offset: mixed & OFFSET_MASK,
+      seq: this.baseSeq(index),
+      offset: this.words[index * WORDS + 1] & OFFSET_MASK,
       storedBytes,
     };
+  }
+
+  /** The base's segment. */
+  baseSeq(index: number): number {
+    const high = this.words[index * WORDS + 1] >>> OFFSET_BITS;
+    return this.words[index * WORDS] + high * 2 ** 32;
+  }
+
+  /** The base's stored bytes; 0 if there is none. */
+  baseBytes(index: number): number {
+    return this.words[index * WORDS + 2];
   }
 
   setBase(index: number, location: RecordLocation | null): void {
@@ -98,7 +108,7 @@ export class MapPage {
   }
 
   hasBase(index: number): boolean {
-    return this.words[index * WORDS + 2] !== 0;
+    return this.baseBytes(index) !== 0;
   }
 
   isMapped(index: number): boolean {

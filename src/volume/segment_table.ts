@@ -1,6 +1,6 @@
 /**
  * The segment table: of every segment, how large the object is and how much of it is still read. A terabyte in
- * segments of 8 MiB has 131,072; their bytes lie in typed arrays, in no order: 16 bytes a segment, and some 40 for
+ * segments of 8 MiB has 131,072; their bytes lie in typed arrays, in no order: 16 bytes a segment, and some 16 for
  * finding it. Whoever looks at all of them does it some rows a turn.
  *
  * A segment is *dead* when nothing of it is read any more.
@@ -9,7 +9,7 @@
  * as they were.
  */
 import { RANK_TURN_SEGMENTS } from "../limits.ts";
-import { GroupedMap } from "./grouped_map.ts";
+import { RowIndex } from "./row_index.ts";
 
 /** Bytes of a segment: of the whole object, and of what is still read from it. */
 export interface SegmentUse {
@@ -40,7 +40,7 @@ export class SegmentTable {
   readonly total: SegmentUse = { storedBytes: 0, liveBytes: 0 };
   /** Of those that are dead. */
   readonly dead = { segments: 0, storedBytes: 0 };
-  readonly #rowOf = new GroupedMap<number>();
+  readonly #rowOf = new RowIndex();
   #seqs = new Float64Array(1024);
   #bytes = new Uint32Array(2 * 1024);
   #frozenSize = 0;

@@ -188,6 +188,11 @@ export class StripeMap {
     }
   }
 
+  /** Whether no page that was taken out counts any more. */
+  get isSettled(): boolean {
+    return this.#unsettled.length === 0;
+  }
+
   /** Takes up to so many pages that were taken out from the live bytes of their segments; false if none is left. */
   settle(pagesMax: number): boolean {
     for (let left = pagesMax; left > 0 && this.#unsettled.length > 0;) {
@@ -199,7 +204,7 @@ export class StripeMap {
       }
       if (group.size === 0) this.#unsettled.pop();
     }
-    return this.#unsettled.length > 0;
+    return !this.isSettled;
   }
 
   #settlePage(number: number, page: MapPage): void {
@@ -228,7 +233,7 @@ export class StripeMap {
    * is the segment table. Everything has to be settled. It takes no longer the more there is.
    */
   freeze(): ReadonlyMap<number, MapPage | null> {
-    if (this.#unsettled.length > 0) throw new Error("a checkpoint of a map that is not settled");
+    if (!this.isSettled) throw new Error("a checkpoint of a map that is not settled");
     this.segments.freeze();
     this.#cut++;
     this.#frozen = this.#changed;
@@ -330,10 +335,9 @@ export class StripeMap {
   #account(page: MapPage, index: number, sign: 1 | -1): void {
     if (page.isMapped(index)) page.countMapped(index, sign);
     if (!page.patches.has(index)) {
-      const base = page.base(index);
-      const bytes = base && RECORD_PREFIX_BYTES + base.storedBytes;
-      if (bytes) this.segments.addLive(base.seq, sign * bytes);
-      return;
+      if (!page.hasBase(index)) return;
+      const bytes = RECORD_PREFIX_BYTES + page.baseBytes(index);
+      return this.segments.addLive(page.baseSeq(index), sign * bytes);
     }
     for (const layer of this.#layers(page, index)) {
       if (layer.location) this.segments.addLive(layer.location.seq, sign * liveBytesOf(layer));

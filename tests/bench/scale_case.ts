@@ -6,7 +6,7 @@
  *   reclaim SEGMENTS         opens a volume that is mostly garbage, and waits until reclaim has done its work
  */
 import { DirectoryBucket } from "../../src/bucket/directory_bucket.ts";
-import { systemChance, systemClock } from "../../src/clock.ts";
+import { systemChance, systemClock, Turn } from "../../src/clock.ts";
 import {
   BLOCK_BYTES,
   CHECKPOINT_SEGMENTS,
@@ -15,6 +15,7 @@ import {
   PATCHES_MAX,
   SEAL_STRIPES_MAX,
   SEGMENTS_SMALL_MAX,
+  TURN_MS_MAX,
 } from "../../src/limits.ts";
 import { silentLogger } from "../../src/logger.ts";
 import { LEASE_KEY } from "../../src/volume/lease.ts";
@@ -99,9 +100,12 @@ async function use(path: string, { volumeBytes, stripeBytes }: Shape): Promise<U
   const before = checkpoints(path);
   const data = new Uint8Array(BLOCK_BYTES).fill(1);
   const blocks = volumeBytes / BLOCK_BYTES;
+  // gives way as a connection does that has so many requests at once
   const write = async (count: number) => {
+    const turn = new Turn(systemClock, TURN_MS_MAX);
     for (let n = 0; n < count; n++) {
       await volume.write(Math.floor(Math.random() * blocks) * BLOCK_BYTES, data);
+      if (turn.isOver) await turn.next();
     }
     await volume.flush();
   };

@@ -177,7 +177,7 @@ const BUGS: Bug[] = [
   {
     what: "a checkpoint is taken of a batch of which the map has a part",
     file: "checkpoint_schedule.ts",
-    from: " || this.#flush.isCommitting",
+    from: " && !this.#flush.isCommitting",
     to: "",
   },
   {

@@ -6,7 +6,6 @@ import {
   GIB,
   MAP_PAGE_STRIPES,
   MIB,
-  SETTLE_TURN_PAGES,
   TIB,
 } from "../../../src/limits.ts";
 import { decodeChecked, encodeChecked } from "../../../src/volume/checked_json.ts";
@@ -250,13 +249,14 @@ Deno.test("the memory a volume may take is stated, and covers its cache and its 
 
 Deno.test("the checkpoint behind a trim of many pages says that nothing is live", async () => {
   const stripeBytes = OPTIONS.stripeBytes!;
-  const pages = 4 * SETTLE_TURN_PAGES;
+  const pages = 8;
   const pageBytes = MAP_PAGE_STRIPES * stripeBytes;
-  const { volume, bucket, clock } = await openVolume({ volumeBytes: pages * pageBytes });
+  const { volume, bucket, clock } = await openVolume({
+    volumeBytes: pages * pageBytes,
+    turnMs: 0,
+  });
   for (let page = 0; page < pages; page++) await volume.write(page * pageBytes, blocks(4, 1));
-  await volume.flush();
   await volume.trim(0, pages * pageBytes);
-  await volume.flush();
   let isClosed = false;
   const closed = volume.close().finally(() => isClosed = true);
   while (!isClosed) await clock.advance(1);
@@ -277,4 +277,34 @@ Deno.test("a stop right behind a checkpoint stores none once more", async () => 
   const { requests } = bucket.counts.put;
   await volume.close();
   assertEquals(bucket.counts.put.requests - requests, 1, "the lease");
+});
+
+Deno.test("what a trim of many pages leaves of live bytes goes a page at a time, if a turn is no longer", async () => {
+  const stripeBytes = OPTIONS.stripeBytes!;
+  const pages = 8;
+  const pageBytes = MAP_PAGE_STRIPES * stripeBytes;
+  const { volume, clock } = await openVolume({ volumeBytes: pages * pageBytes, turnMs: 0 });
+  const flush = async () => {
+    const flushed = volume.flush();
+    await clock.advance(0);
+    await flushed;
+  };
+  for (let page = 0; page < pages; page++) volume.write(page * pageBytes, blocks(4, 1));
+  await flush();
+  const live = [volume.figures().log.liveBytes];
+  const after = clock.after.bind(clock);
+  clock.after = (delayMs, callback) =>
+    after(delayMs, () => {
+      live.push(volume.figures().log.liveBytes);
+      callback();
+    });
+  volume.trim(0, pages * pageBytes);
+  await flush();
+  const [all] = live;
+  live.push(volume.figures().log.liveBytes);
+  assertEquals(
+    [...new Set(live)],
+    Array.from({ length: pages + 1 }, (_, n) => all - n * all / pages),
+  );
+  volume.abandon();
 });
