@@ -29,7 +29,7 @@ function treatedBy(...treatments: Treatment[]): (proxy: S3Proxy) => void {
   };
 }
 
-const CUT = /the connection was cut|the answer broke off/;
+const CUT = /the connection was cut|the answer (broke off|ended) after/;
 const OUTAGES: Record<string, Outage> = {
   "refuses": {
     seconds: 35,
