@@ -129,14 +129,32 @@ test("the event loop has its turn however quick a client is", async () => {
   assert(polled > 100);
 });
 
+/** A client that takes every reply. */
+abstract class Client implements Socket {
+  abstract receiveNow(parts: readonly Uint8Array[]): number;
+  abstract read(place: Uint8Array): Promise<number>;
+
+  sendNow(parts: readonly Uint8Array[]): number {
+    return parts.reduce((sum, part) => sum + part.length, 0);
+  }
+  write(bytes: Uint8Array): Promise<number> {
+    return Promise.resolve(bytes.length);
+  }
+  closeWrite(): Promise<void> {
+    return Promise.resolve();
+  }
+  close(): void {}
+}
+
 /** A client that takes its time once, and then sends its next request while it is polled; the last is a goodbye. */
-class QuickClient implements Socket {
+class QuickClient extends Client {
   reads = 0;
   sent = 0;
   #looks = 0;
   readonly #requests: Uint8Array[];
 
   constructor(count: number, private readonly clock: SteppingClock) {
+    super();
     const read = (cookie: number) =>
       request({ type: NBD_CMD_READ, offset: 0, length: 4096, cookie: BigInt(cookie) });
     this.#requests = Array.from({ length: count }, (_, cookie) => read(cookie));
@@ -151,18 +169,11 @@ class QuickClient implements Socket {
     if (this.reads++ === 0) this.clock.atMs += BUSY_MS_MAX;
     return Promise.resolve(this.#next(place));
   }
-  sendNow(parts: readonly Uint8Array[]): number {
+  override sendNow(parts: readonly Uint8Array[]): number {
     this.sent++;
     this.#looks = 0;
-    return parts.reduce((sum, part) => sum + part.length, 0);
+    return super.sendNow(parts);
   }
-  write(bytes: Uint8Array): Promise<number> {
-    return Promise.resolve(bytes.length);
-  }
-  closeWrite(): Promise<void> {
-    return Promise.resolve();
-  }
-  close(): void {}
 
   #next(place: Uint8Array): number {
     const bytes = this.#requests.shift()!;
@@ -219,13 +230,14 @@ test("what comes soon is taken, and what does not is not waited for", () => {
 });
 
 /** A client that is woken whenever the socket has room, and then sends what fits. */
-class BulkClient implements Socket {
+class BulkClient extends Client {
   reads = 0;
   #looks = 0;
   #sent = 0;
   readonly #bytes: Uint8Array;
 
   constructor(count: number, private readonly clock: SteppingClock) {
+    super();
     const length = 256 * KIB;
     const write = request({ type: NBD_CMD_WRITE, offset: 0, length });
     const each = new Uint8Array(write.length + length);
@@ -245,16 +257,6 @@ class BulkClient implements Socket {
     this.clock.atMs += BULK_ALONE_MS / 4;
     return new Promise((resolve) => setTimeout(() => resolve(this.#next(place, 200 * KIB))));
   }
-  sendNow(parts: readonly Uint8Array[]): number {
-    return parts.reduce((sum, part) => sum + part.length, 0);
-  }
-  write(bytes: Uint8Array): Promise<number> {
-    return Promise.resolve(bytes.length);
-  }
-  closeWrite(): Promise<void> {
-    return Promise.resolve();
-  }
-  close(): void {}
 
   #next(place: Uint8Array, bytesMax: number): number {
     const bytes = this.#bytes.subarray(this.#sent, this.#sent + Math.min(place.length, bytesMax));
