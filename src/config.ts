@@ -10,8 +10,16 @@
 
 import { basename, dirname, join, resolve } from "node:path";
 import { DamageError, UsageError } from "./errors.ts";
-import { type Field, FIELDS, type Given, type Key, KEYS, type Values } from "./config_keys.ts";
-import { type Section, SECTIONS } from "./config_keys.ts";
+import {
+  type Field,
+  FIELDS,
+  type Given,
+  type Key,
+  KEYS,
+  type Section,
+  SECTIONS,
+  type Values,
+} from "./config_keys.ts";
 import { JOURNAL_OFF, showAddress, STATUS_OFF } from "./config_kinds.ts";
 import { cut, isName, mayHoldSecret, suggest } from "./config_quotes.ts";
 import { BLOCK_BYTES, STRIPE_BYTES_DEFAULT, TIB, VOLUME_BYTES_DEFAULT } from "./limits.ts";

@@ -1,25 +1,24 @@
 /**
  * The transmission phase of one connection: requests in, replies out, in any order.
  *
- * `#serveRequest` is the life of a request; request_reader.ts receives, commands.ts validates,
- * answers.ts performs and replies, reply_queue.ts sends. Each turn serves every request that has arrived whole, in one
- * synchronous loop: what the device can do at once is answered in that turn, and all its replies leave
- * together; then it looks whether more has come meanwhile, and for a quick client goes on looking for a while
- * (busy_poll.ts). What has to wait is answered when it is done and delays nobody behind it.
+ * `#serveRequest` is the life of a request; request_reader.ts receives, commands.ts validates, answers.ts performs and
+ * replies, reply_queue.ts sends. Each turn serves every request that has arrived whole, in one synchronous loop: what
+ * the device can do at once is answered in that turn, and all its replies leave together; then it looks whether more has
+ * come meanwhile, and for a quick client goes on looking for a while (busy_poll.ts). What has to wait is answered when
+ * it is done and delays nobody behind it.
  *
  * Promises
- * - A request is refused by the table in errno.ts, its payload is consumed all the same, and the
- *   connection goes on. Only what can't be the protocol (`ProtocolError`) or a dead socket cuts it off.
- * - NBD_CMD_DISC, the end of the stream and `stop()`: what was received whole is finished and answered,
- *   then the connection ends. No error tells a client that the server stops: the Linux kernel would
- *   hand that to the file system, whereas it attaches a closed connection again.
- * - Bounded memory: where there is no room (in_flight.ts, reply_queue.ts) the
- *   connection is STALLED: it parses nothing and reads nothing until there is.
+ * - A request is refused by the table in errno.ts, its payload is consumed all the same, and the connection goes on.
+ *   Only what can't be the protocol (`ProtocolError`) or a dead socket cuts it off.
+ * - NBD_CMD_DISC, the end of the stream and `stop()`: what was received whole is finished and answered, then the
+ *   connection ends. No error tells a client that the server stops: the Linux kernel would hand that to the file system,
+ *   whereas it attaches a closed connection again.
+ * - Bounded memory: where there is no room (in_flight.ts, reply_queue.ts) the connection is STALLED: it parses nothing
+ *   and reads nothing until there is.
  * - A change of a new connection does not come before what older connections were sent earlier (predecessors.ts).
  *
  * Assumes: the device orders overlapping writes by the order of the calls, and borrows `data` for the call only.
  */
-
 import { type Clock, sleep, within } from "../clock.ts";
 import {
   BUSY_MS_MAX,
@@ -81,8 +80,6 @@ export class Transmission implements Predecessor, Polled {
   readonly #reader: RequestReader;
   readonly #answers: Answers;
   readonly #replies: ReplyQueue;
-  /** Resolves when no reply is on its way any more. */
-  readonly written = () => this.#replies.idle();
   readonly #predecessors: Predecessors;
   readonly #busyPoll: BusyPoll | undefined;
 
@@ -102,12 +99,7 @@ export class Transmission implements Predecessor, Polled {
   #resume: () => void = () => {};
   #onSettled: () => void = () => {};
 
-  constructor(
-    conn: Socket,
-    received: ReceiveBuffer,
-    session: Session,
-    surroundings: Surroundings,
-  ) {
+  constructor(conn: Socket, received: ReceiveBuffer, session: Session, surroundings: Surroundings) {
     const { device, inFlight, counts, clock } = surroundings;
     this.#conn = conn;
     this.#session = session;
@@ -140,6 +132,11 @@ export class Transmission implements Predecessor, Polled {
   /** Whether a reply is on its way that the client has not taken. */
   get isWriting(): boolean {
     return this.#replies.isWriting;
+  }
+
+  /** Resolves when no reply is on its way any more. */
+  written(): Promise<void> {
+    return this.#replies.idle();
   }
 
   get waitsForClient(): boolean {

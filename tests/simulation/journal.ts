@@ -1,8 +1,9 @@
 /**
  * Lives of a machine on which a drive with a journal is killed again and again, made from seeds: whatever it was at, and
- * however many starts died before they served, the next one has every change that was acknowledged, flushed or not, unless
- * another machine had the volume in between: then it has what that one left, and says so. If the machine itself crashes while changes are made
- * again, the disk is as it was at one moment all the same, though there is no room for all of them.
+ * however many starts died before they served, the next one has every change that was acknowledged, flushed or not,
+ * unless another machine had the volume in between: then it has what that one left, and says so. If the machine itself
+ * crashes while changes are made again, the disk is as it was at one moment all the same, though there is no room for
+ * all of them.
  */
 import { assert } from "@std/assert";
 import { existsSync } from "node:fs";
